@@ -1,0 +1,92 @@
+//! The boundary with libtorch or any other runtime.
+//!
+//! A backend opens a version's file and tells its schema; a module is its weights on one device; a
+//! runner is what a worker runs. The engine never asks how.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use sconce_repository::ModelConfig;
+
+use crate::{reply::Done, schema::Schema, value::Call};
+
+/// A device: a processor with memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Device {
+    /// The processor cores that this process may use.
+    Cpu,
+    /// A GPU, by its index.
+    Gpu(u32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu(index) => write!(f, "gpu:{index}"),
+        }
+    }
+}
+
+/// Why a version cannot be loaded, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The model threw; its own message, one line.
+    #[error("{0}")]
+    Model(String),
+    /// It was given or returned something that it cannot be asked for; one line.
+    #[error("{0}")]
+    Output(String),
+}
+
+/// A runtime that runs models.
+pub trait Backend: Send + Sync {
+    /// Its name and version, for people.
+    fn name(&self) -> String;
+    /// The devices that it found, the CPU first.
+    fn devices(&self) -> Vec<Device>;
+    /// Called once on each new worker thread, before anything runs there.
+    fn enter_worker(&self, device: Device) -> Box<dyn WorkerContext>;
+    /// Reads the version's file and tells what it takes and returns.
+    ///
+    /// # Errors
+    /// One sentence: what is wrong with the file, what was expected, what to do.
+    fn open(&self, file: PathBuf, config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError>;
+}
+
+/// What a backend keeps per worker thread (a stream, a thread count). Dropped with the thread.
+pub trait WorkerContext {
+    /// Sets how many threads the next run may use.
+    fn set_threads(&mut self, threads: usize);
+}
+
+/// A version's file, open.
+pub trait Opened: Send {
+    /// What `forward` takes and returns.
+    fn schema(&self) -> &Schema;
+    /// Its weights on `device`. One copy serves all workers of the device.
+    ///
+    /// # Errors
+    /// One sentence.
+    fn load(&self, device: Device) -> Result<Arc<dyn Module>, LoadError>;
+}
+
+/// A version's weights on one device.
+pub trait Module: Send + Sync {
+    /// What one worker at a time runs. Cheap, unless the model keeps state of its own.
+    ///
+    /// # Errors
+    /// One sentence.
+    fn runner(&self) -> Result<Box<dyn Runner>, LoadError>;
+}
+
+/// Runs batches, one at a time.
+pub trait Runner: Send {
+    /// Runs `calls` and completes `done`, here or later on a thread of its own, but not before the
+    /// device has finished with the outputs.
+    fn run(&mut self, calls: Vec<Call>, done: Done);
+}

@@ -1,0 +1,93 @@
+//! Everything that can go wrong with a request, one variant per situation. The server's
+//! `status.rs` is the only place that turns them into gRPC codes.
+
+use sconce_repository::Version;
+
+/// Why a request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No directory of that name. The text is Triton's, which its users match on.
+    #[error("Request for unknown model: '{model}' is not found")]
+    ModelNotFound {
+        /// The name that was asked for.
+        model: String,
+    },
+    /// The model is there, that version is not.
+    #[error("Request for unknown model: '{model}' version {version} is not found")]
+    VersionNotFound {
+        /// The model's name.
+        model: String,
+        /// The version that was asked for.
+        version: Version,
+    },
+    /// No version was asked for and none can serve for good: nothing on disk, or every one failed.
+    #[error("Request for unknown model: '{model}' has no available versions{why}")]
+    NoVersion {
+        /// The model's name.
+        model: String,
+        /// `: ` and the reason, or nothing.
+        why: String,
+    },
+    /// It will be there, or was: ask again.
+    #[error("Request for unknown model: '{model}' version {version} is not at ready state: {why}")]
+    NotReady {
+        /// The model's name.
+        model: String,
+        /// The version, or `?` while none is known.
+        version: String,
+        /// What it is doing instead.
+        why: String,
+    },
+    /// The request is wrong and will be wrong again.
+    #[error("{0}")]
+    InvalidInput(String),
+    /// The model's queue is full.
+    #[error("Exceeds maximum queue size: {limit} requests wait for model '{model}'; retry later")]
+    QueueFull {
+        /// The model's name.
+        model: String,
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The caller's deadline passed before the answer was there.
+    #[error("Deadline Exceeded: the request's deadline passed {stage}")]
+    DeadlineExceeded {
+        /// Where it was by then.
+        stage: &'static str,
+    },
+    /// The caller went away.
+    #[error("the request was cancelled by its caller")]
+    Cancelled,
+    /// `forward` threw.
+    #[error("model '{model}' failed: {message}")]
+    Model {
+        /// The model's name.
+        model: String,
+        /// Its own message, one line.
+        message: String,
+    },
+    /// `forward` returned something that its configuration does not promise or the wire cannot carry.
+    #[error("model '{model}' returned something that cannot be served: {message}")]
+    Output {
+        /// The model's name.
+        model: String,
+        /// What, and what was expected.
+        message: String,
+    },
+    /// A bug of ours or of a backend: the worker gave no answer.
+    #[error("the worker that ran model '{model}' stopped without an answer; this is a bug, see the log")]
+    WorkerLost {
+        /// The model's name.
+        model: String,
+    },
+}
+
+/// The engine's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Shorthand for [`Error::InvalidInput`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::InvalidInput(message.into())
+    }
+}

@@ -1,0 +1,264 @@
+//! The threads that run models: one pool of workers per device, made once, lent to all models.
+//!
+//! Loading and unloading create and destroy no threads. A worker that finishes asks the scheduler
+//! itself for its next batch; only an idle one has to be woken.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Instant,
+};
+
+use tracing::error;
+
+use crate::{
+    backend::{Backend, Device, LoadError, Module, Runner, WorkerContext},
+    reply::{Done, Pending, Reply},
+    scheduler::{Dispatch, ModelKey, Placement, Refusal, Scheduler, Work, WorkerIndex},
+    value::Call,
+};
+
+/// Workers per GPU: one computes while another gathers and scatters.
+const WORKERS_PER_GPU: usize = 2;
+
+/// A version as the workers see it: its weights on each device where it may run.
+pub struct Executable {
+    name: Arc<str>,
+    /// Threads per run, when its configuration says so.
+    threads: Option<usize>,
+    places: Vec<Place>,
+}
+
+struct Place {
+    device: usize,
+    limit: usize,
+    module: Arc<dyn Module>,
+    /// Runners that no worker uses now. Never more than the limit are made.
+    idle: Mutex<Vec<Box<dyn Runner>>>,
+}
+
+impl Executable {
+    /// Modules, each on a device by its index with how many of its runs at once.
+    ///
+    /// # Errors
+    /// When a first runner cannot be made for one of them.
+    pub fn new(
+        name: Arc<str>,
+        threads: Option<usize>,
+        modules: Vec<(Placement, Arc<dyn Module>)>,
+    ) -> Result<Self, LoadError> {
+        let places = modules
+            .into_iter()
+            .map(|(Placement { device, limit }, module)| {
+                let idle = Mutex::new(vec![module.runner()?]);
+                Ok(Place { device, limit, module, idle })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        Ok(Self { name, threads, places })
+    }
+
+    fn placements(&self) -> Vec<Placement> {
+        self.places.iter().map(|place| Placement { device: place.device, limit: place.limit }).collect()
+    }
+}
+
+impl fmt::Debug for Executable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executable").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One request on its way to a worker.
+#[derive(Debug)]
+pub struct Job {
+    /// What runs it.
+    pub executable: Arc<Executable>,
+    /// Its arguments.
+    pub call: Call,
+    /// Where the answer goes.
+    pub reply: Reply,
+    /// When the answer is worth nothing any more.
+    pub deadline: Option<Instant>,
+}
+
+impl Work for Job {
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+    fn is_cancelled(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+/// All workers of all devices and the scheduler that they share. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Held for a few instructions at a time: no call into a backend, no allocation of tensors.
+    scheduler: Mutex<Scheduler<Job>>,
+    devices: Vec<Device>,
+    cores: usize,
+    slots: Vec<Slot>,
+}
+
+/// Where an idle worker is handed its next batch.
+#[derive(Debug, Default)]
+struct Slot {
+    next: Mutex<Option<Dispatch<Job>>>,
+    filled: Condvar,
+}
+
+impl Slot {
+    fn put(&self, dispatch: Dispatch<Job>) {
+        *lock(&self.next) = Some(dispatch);
+        self.filled.notify_one();
+    }
+
+    fn take(&self) -> Dispatch<Job> {
+        let mut next = lock(&self.next);
+        loop {
+            if let Some(dispatch) = next.take() {
+                return dispatch;
+            }
+            next = self.filled.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Panics of a model are caught before they reach a lock, so a poisoned one holds good data.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// Starts the workers of every device that the backend found: one per core for the CPU, two per
+    /// GPU. They live as long as the process.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(backend: &Arc<dyn Backend>, cores: usize) -> std::io::Result<Self> {
+        let devices = backend.devices();
+        let counts: Vec<usize> = devices
+            .iter()
+            .map(|device| match device {
+                Device::Cpu => cores.max(1),
+                Device::Gpu(_) => WORKERS_PER_GPU,
+            })
+            .collect();
+        let slots = (0..counts.iter().sum()).map(|_| Slot::default()).collect();
+        let scheduler = Mutex::new(Scheduler::new(&counts));
+        let shared = Arc::new(Shared { scheduler, devices, cores: cores.max(1), slots });
+        let mut worker = 0;
+        for (device, &count) in shared.devices.iter().zip(&counts) {
+            for number in 0..count {
+                let (shared, backend, device) = (Arc::clone(&shared), Arc::clone(backend), *device);
+                thread::Builder::new()
+                    .name(format!("{device}-{number}"))
+                    .spawn(move || shared.work(worker, &mut *backend.enter_worker(device)))?;
+                worker += 1;
+            }
+        }
+        Ok(Self { shared })
+    }
+
+    /// The devices, as the placements name them by index.
+    pub fn devices(&self) -> &[Device] {
+        &self.shared.devices
+    }
+
+    /// How many workers the device has: as many runs of one model are worth having at once.
+    pub fn workers(&self, device: usize) -> usize {
+        match self.shared.devices[device] {
+            Device::Cpu => self.shared.cores,
+            Device::Gpu(_) => WORKERS_PER_GPU,
+        }
+    }
+
+    /// Takes a version in; at most `queue_limit` of its requests wait.
+    pub fn add(&self, executable: &Executable, queue_limit: usize) -> ModelKey {
+        lock(&self.shared.scheduler).add_model(executable.placements(), queue_limit)
+    }
+
+    /// Lets a version go. Requests of it that still wait are dropped, which tells their callers.
+    pub fn remove(&self, model: ModelKey) {
+        let left = lock(&self.shared.scheduler).remove_model(model);
+        drop(left);
+    }
+
+    /// Gives a request to an idle worker, or queues it.
+    ///
+    /// # Errors
+    /// When the queue is full or the model has been removed.
+    pub fn submit(&self, model: ModelKey, job: Job) -> Result<(), Refusal> {
+        let arrived = lock(&self.shared.scheduler).arrive(model, job, Instant::now());
+        match arrived {
+            Ok(Some(dispatch)) => self.shared.slots[dispatch.worker].put(dispatch),
+            Ok(None) => {}
+            Err((_job, refusal)) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    /// Takes out of all queues what has expired or lost its caller, so that its memory is free.
+    pub fn sweep(&self) {
+        lock(&self.shared.scheduler).sweep(Instant::now());
+    }
+
+    /// Until every worker has nothing to do.
+    #[cfg(test)]
+    pub(crate) fn wait_idle(&self) {
+        while lock(&self.shared.scheduler).idle() < self.shared.slots.len() {
+            thread::yield_now();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: WorkerIndex, context: &mut dyn WorkerContext) {
+        let mut next = lock(&self.scheduler).worker_ready(worker, Instant::now());
+        loop {
+            let dispatch = next.take().unwrap_or_else(|| self.slots[worker].take());
+            let model = dispatch.model;
+            // A runner that panicked may be in any state and is not used again; the worker goes on, and
+            // whoever waited for the run learns from its dropped reply.
+            if catch_unwind(AssertUnwindSafe(|| self.run(dispatch, context))).is_err() {
+                error!("a run panicked; its callers got INTERNAL");
+            }
+            next = lock(&self.scheduler).worker_free(worker, model, Instant::now());
+        }
+    }
+
+    fn run(&self, dispatch: Dispatch<Job>, context: &mut dyn WorkerContext) {
+        let Some(executable) = dispatch.batch.first().map(|job| Arc::clone(&job.executable)) else { return };
+        let Some(place) = executable.places.iter().find(|place| place.device == dispatch.device) else {
+            return;
+        };
+        // A run that is alone may use every core, runs side by side share them.
+        let share = (self.cores / dispatch.concurrency.max(1)).max(1);
+        context.set_threads(executable.threads.unwrap_or(share));
+
+        let mut calls = Vec::with_capacity(dispatch.batch.len());
+        let mut pending = Vec::with_capacity(dispatch.batch.len());
+        for job in dispatch.batch {
+            calls.push(job.call);
+            pending.push(Pending { model: Arc::clone(&executable.name), reply: job.reply });
+        }
+        let done = Done { pending, in_flight: dispatch.in_flight };
+        let idle = lock(&place.idle).pop();
+        let mut runner = match idle.map_or_else(|| place.module.runner(), Ok) {
+            Ok(runner) => runner,
+            Err(error) => {
+                error!(model = %executable.name, "no runner could be made: {error}");
+                return;
+            }
+        };
+        runner.run(calls, done);
+        lock(&place.idle).push(runner);
+    }
+}

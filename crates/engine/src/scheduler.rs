@@ -1,0 +1,483 @@
+//! Which request runs next and where.
+//!
+//! A pure state machine: it owns the queues and knows which workers are idle; `arrive`,
+//! `worker_free` and `sweep` go in, dispatches come out. The pool's threads drive it with the real
+//! clock, tests with any other.
+//!
+//! Requests wait in their model's one queue and are bound to a device as late as can be: when one
+//! arrives or a worker becomes free, it goes to an idle worker on the eligible device with the
+//! fewest requests in flight, ties rotating. Nothing waits behind a busy worker while another could
+//! take it. Models that compete for a freed worker are served in turn, by virtual time.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+/// What the scheduler needs to know of a request.
+pub trait Work {
+    /// When its answer is worth nothing any more.
+    fn deadline(&self) -> Option<Instant>;
+    /// Whether its caller has gone.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Names a model to the scheduler. Never given twice: a run that outlives its model is not mistaken
+/// for one of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelKey(u64);
+
+/// Names a worker to the scheduler.
+pub type WorkerIndex = usize;
+
+/// Where a model may run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Index of the device.
+    pub device: usize,
+    /// How many of the model's runs at once.
+    pub limit: usize,
+}
+
+/// Counts one run against its device until dropped.
+///
+/// It travels with the work, not with the call that waits for it: a cancelled call is gone at once,
+/// its device is busy until the work is done.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A batch for a worker.
+#[derive(Debug)]
+pub struct Dispatch<W> {
+    /// Who runs it.
+    pub worker: WorkerIndex,
+    /// On which device.
+    pub device: usize,
+    /// Whose it is.
+    pub model: ModelKey,
+    /// The requests.
+    pub batch: Vec<W>,
+    /// The device's count.
+    pub in_flight: InFlight,
+    /// How many runs were in flight on the device, this one counted.
+    pub concurrency: usize,
+}
+
+/// Why a request leaves without having run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The model's queue holds as many as it may.
+    Full {
+        /// How many that is.
+        limit: usize,
+    },
+    /// The model has been removed.
+    Gone,
+}
+
+#[derive(Debug)]
+struct DeviceState {
+    in_flight: Arc<AtomicUsize>,
+    /// Idle workers, the one that was busy last on top: its caches are warm.
+    idle: Vec<WorkerIndex>,
+}
+
+#[derive(Debug)]
+struct ModelState<W> {
+    queue: VecDeque<W>,
+    limit: usize,
+    placements: Vec<Placement>,
+    /// Runs per placement.
+    running: Vec<usize>,
+    /// How much service the model has had, in runs; the least served is next.
+    virtual_time: u64,
+}
+
+/// The state machine. `W` is a request.
+#[derive(Debug)]
+pub struct Scheduler<W> {
+    devices: Vec<DeviceState>,
+    /// Device of each worker.
+    workers: Vec<usize>,
+    models: BTreeMap<ModelKey, ModelState<W>>,
+    next_key: u64,
+    /// Where the search among equal devices begins.
+    turn: usize,
+    /// Virtual time at which the last dispatch began: a model that was idle starts from here, not from its
+    /// past.
+    now: u64,
+}
+
+impl<W: Work> Scheduler<W> {
+    /// With as many devices as numbers, each with that many workers. All workers start busy: each
+    /// reports with [`Scheduler::worker_ready`] once it runs.
+    pub fn new(workers_per_device: &[usize]) -> Self {
+        let devices = workers_per_device
+            .iter()
+            .map(|_| DeviceState { in_flight: Arc::new(AtomicUsize::new(0)), idle: Vec::new() })
+            .collect();
+        let workers = workers_per_device
+            .iter()
+            .enumerate()
+            .flat_map(|(device, &count)| std::iter::repeat_n(device, count))
+            .collect();
+        Self { devices, workers, models: BTreeMap::new(), next_key: 0, turn: 0, now: 0 }
+    }
+
+    /// Takes a model in; at most `limit` of its requests wait.
+    pub fn add_model(&mut self, placements: Vec<Placement>, limit: usize) -> ModelKey {
+        let state = ModelState {
+            queue: VecDeque::new(),
+            limit,
+            running: vec![0; placements.len()],
+            placements,
+            virtual_time: self.now,
+        };
+        let key = ModelKey(self.next_key);
+        self.next_key += 1;
+        self.models.insert(key, state);
+        key
+    }
+
+    /// Lets a model go; gives back what still waits. What runs is finished.
+    pub fn remove_model(&mut self, model: ModelKey) -> Vec<W> {
+        self.models.remove(&model).map(|state| state.queue.into()).unwrap_or_default()
+    }
+
+    /// A request arrives. It runs at once if a worker that may run it is idle, else it waits.
+    ///
+    /// # Errors
+    /// With the request, when the queue is full even after the dead have been swept out of it.
+    pub fn arrive(
+        &mut self,
+        model: ModelKey,
+        work: W,
+        now: Instant,
+    ) -> Result<Option<Dispatch<W>>, (W, Refusal)> {
+        let Some(state) = self.models.get_mut(&model) else { return Err((work, Refusal::Gone)) };
+        if state.queue.len() >= state.limit {
+            state.queue.retain(|work| !is_dead(work, now));
+        }
+        if state.queue.len() >= state.limit {
+            return Err((work, Refusal::Full { limit: state.limit }));
+        }
+        if state.queue.is_empty() {
+            state.virtual_time = state.virtual_time.max(self.now);
+        }
+        state.queue.push_back(work);
+        let Some((placement, device)) = self.idle_place(model) else { return Ok(None) };
+        let Some(worker) = self.devices[device].idle.pop() else { return Ok(None) };
+        let dispatch = self.dispatch(model, placement, worker, now);
+        if dispatch.is_none() {
+            self.devices[device].idle.push(worker);
+        }
+        Ok(dispatch)
+    }
+
+    /// A worker has started, or has nothing more to do with what it last ran.
+    pub fn worker_ready(&mut self, worker: WorkerIndex, now: Instant) -> Option<Dispatch<W>> {
+        let device = self.workers[worker];
+        while let Some((model, placement)) = self.next_for(device) {
+            // `None` when all that waited was dead: then the queue is empty, and the next model is asked.
+            if let Some(dispatch) = self.dispatch(model, placement, worker, now) {
+                return Some(dispatch);
+            }
+        }
+        self.devices[device].idle.push(worker);
+        None
+    }
+
+    /// A worker has finished a run of `model` and is free.
+    pub fn worker_free(&mut self, worker: WorkerIndex, model: ModelKey, now: Instant) -> Option<Dispatch<W>> {
+        let device = self.workers[worker];
+        if let Some(state) = self.models.get_mut(&model)
+            && let Some(index) = state.placements.iter().position(|placement| placement.device == device)
+        {
+            state.running[index] = state.running[index].saturating_sub(1);
+        }
+        self.worker_ready(worker, now)
+    }
+
+    /// Takes out of all queues what has expired or lost its caller.
+    pub fn sweep(&mut self, now: Instant) {
+        for state in self.models.values_mut() {
+            state.queue.retain(|work| !is_dead(work, now));
+        }
+    }
+
+    /// How many requests of the model wait.
+    pub fn queued(&self, model: ModelKey) -> usize {
+        self.models.get(&model).map_or(0, |state| state.queue.len())
+    }
+
+    /// How many runs of the model are on workers.
+    pub fn running(&self, model: ModelKey) -> usize {
+        self.models.get(&model).map_or(0, |state| state.running.iter().sum())
+    }
+
+    /// How many workers have nothing to do.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        self.devices.iter().map(|device| device.idle.len()).sum()
+    }
+
+    /// The eligible device that has an idle worker and the fewest requests in flight.
+    fn idle_place(&mut self, model: ModelKey) -> Option<(usize, usize)> {
+        let state = self.models.get(&model)?;
+        let count = state.placements.len();
+        let mut best: Option<(usize, usize, usize)> = None;
+        for offset in 0..count {
+            let index = (self.turn + offset) % count;
+            let placement = &state.placements[index];
+            let device = &self.devices[placement.device];
+            if device.idle.is_empty() || state.running[index] >= placement.limit {
+                continue;
+            }
+            let in_flight = device.in_flight.load(Ordering::Relaxed);
+            if best.is_none_or(|(fewest, ..)| in_flight < fewest) {
+                best = Some((in_flight, index, placement.device));
+            }
+        }
+        let (_, index, device) = best?;
+        // The next search begins behind the device that was taken: equal ones take turns.
+        self.turn = (index + 1) % count;
+        Some((index, device))
+    }
+
+    /// The model that has had the least service of those which wait for this device.
+    fn next_for(&self, device: usize) -> Option<(ModelKey, usize)> {
+        let mut best: Option<(u64, ModelKey, usize)> = None;
+        for (&model, state) in self.models.iter().filter(|(_, state)| !state.queue.is_empty()) {
+            let Some(index) = state.placements.iter().position(|placement| placement.device == device) else {
+                continue;
+            };
+            if state.running[index] < state.placements[index].limit
+                && best.is_none_or(|(least, ..)| state.virtual_time < least)
+            {
+                best = Some((state.virtual_time, model, index));
+            }
+        }
+        best.map(|(_, model, index)| (model, index))
+    }
+
+    /// Binds the oldest request that is still wanted to the worker.
+    fn dispatch(
+        &mut self,
+        model: ModelKey,
+        placement: usize,
+        worker: WorkerIndex,
+        now: Instant,
+    ) -> Option<Dispatch<W>> {
+        let state = self.models.get_mut(&model)?;
+        let work = std::iter::from_fn(|| state.queue.pop_front()).find(|work| !is_dead(work, now))?;
+        state.running[placement] += 1;
+        self.now = self.now.max(state.virtual_time);
+        state.virtual_time += 1;
+        let device = self.workers[worker];
+        let in_flight = InFlight::new(&self.devices[device].in_flight);
+        let concurrency = self.devices[device].in_flight.load(Ordering::Relaxed);
+        Some(Dispatch { worker, device, model, batch: vec![work], in_flight, concurrency })
+    }
+}
+
+/// Whether running it would be for nobody. Its caller is answered by its own deadline, not from here.
+fn is_dead(work: &impl Work, now: Instant) -> bool {
+    work.is_cancelled() || work.deadline().is_some_and(|deadline| deadline <= now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Job {
+        id: usize,
+        deadline: Option<Instant>,
+        cancelled: Rc<Cell<bool>>,
+    }
+
+    impl Work for Job {
+        fn deadline(&self) -> Option<Instant> {
+            self.deadline
+        }
+        fn is_cancelled(&self) -> bool {
+            self.cancelled.get()
+        }
+    }
+
+    fn job(id: usize) -> Job {
+        Job { id, ..Job::default() }
+    }
+
+    fn on(devices: &[(usize, usize)]) -> Vec<Placement> {
+        devices.iter().map(|&(device, limit)| Placement { device, limit }).collect()
+    }
+
+    /// A scheduler whose workers have all reported.
+    fn ready(workers: &[usize]) -> Scheduler<Job> {
+        let mut scheduler = Scheduler::new(workers);
+        for worker in 0..workers.iter().sum() {
+            assert!(scheduler.worker_ready(worker, Instant::now()).is_none());
+        }
+        scheduler
+    }
+
+    #[test]
+    fn goes_to_the_device_with_the_fewest_in_flight_and_ties_rotate() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[2, 2, 2]);
+        let model = scheduler.add_model(on(&[(0, 2), (1, 2), (2, 2)]), 10);
+        let mut held = Vec::new();
+        for id in 0..6 {
+            held.push(scheduler.arrive(model, job(id), now).unwrap().unwrap());
+        }
+        let devices: Vec<_> = held.iter().map(|dispatch| dispatch.device).collect();
+        assert_eq!(devices, [0, 1, 2, 0, 1, 2]);
+        assert!(scheduler.arrive(model, job(6), now).unwrap().is_none(), "all workers are busy");
+        // A device whose work is unfinished is counted even though its worker is free.
+        let first = held.remove(0);
+        let next = scheduler.worker_free(first.worker, model, now).unwrap();
+        assert_eq!((next.device, next.batch[0].id, next.concurrency), (0, 6, 3));
+    }
+
+    #[test]
+    fn a_full_queue_is_an_answer_and_the_dead_make_room() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[1]);
+        let model = scheduler.add_model(on(&[(0, 1)]), 2);
+        let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+        let leaving = job(1);
+        assert!(scheduler.arrive(model, leaving.clone(), now).unwrap().is_none());
+        let expiring = Job { id: 2, deadline: Some(now + Duration::from_secs(1)), ..Job::default() };
+        assert!(scheduler.arrive(model, expiring, now).unwrap().is_none());
+        let (refused, why) = scheduler.arrive(model, job(3), now).unwrap_err();
+        assert_eq!((refused.id, why), (3, Refusal::Full { limit: 2 }));
+        leaving.cancelled.set(true);
+        assert!(scheduler.arrive(model, job(4), now).unwrap().is_none());
+        // The expired one is skipped, the one that was let in instead runs.
+        let next = scheduler.worker_free(running.worker, model, now + Duration::from_secs(2)).unwrap();
+        assert_eq!(next.batch[0].id, 4);
+    }
+
+    #[test]
+    fn a_limit_holds_even_while_workers_are_idle() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[4]);
+        let model = scheduler.add_model(on(&[(0, 1)]), 10);
+        let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+        assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
+        assert_eq!((scheduler.queued(model), scheduler.running(model)), (1, 1));
+        assert_eq!(scheduler.worker_free(first.worker, model, now).unwrap().batch[0].id, 1);
+    }
+
+    #[test]
+    fn beside_a_saturating_model_another_waits_for_one_run() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[1]);
+        let greedy = scheduler.add_model(on(&[(0, 1)]), 1000);
+        let modest = scheduler.add_model(on(&[(0, 1)]), 1000);
+        let mut running = scheduler.arrive(greedy, job(0), now).unwrap().unwrap();
+        for id in 1..500 {
+            assert!(scheduler.arrive(greedy, job(id), now).unwrap().is_none());
+        }
+        for _ in 0..300 {
+            running = scheduler.worker_free(running.worker, running.model, now).unwrap();
+        }
+        assert!(scheduler.arrive(modest, job(1000), now).unwrap().is_none());
+        let next = scheduler.worker_free(running.worker, running.model, now).unwrap();
+        assert_eq!(next.model, modest);
+    }
+
+    #[test]
+    fn a_removed_model_gives_back_what_waits_and_refuses_what_comes() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[1]);
+        let model = scheduler.add_model(on(&[(0, 1)]), 10);
+        let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+        assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
+        let left: Vec<_> = scheduler.remove_model(model).iter().map(|job| job.id).collect();
+        assert_eq!(left, [1]);
+        assert_eq!(scheduler.arrive(model, job(2), now).unwrap_err().1, Refusal::Gone);
+        assert!(scheduler.worker_free(running.worker, model, now).is_none());
+    }
+
+    #[test]
+    fn a_run_that_outlives_its_model_does_not_count_for_the_next_one() {
+        let now = Instant::now();
+        let mut scheduler = ready(&[2]);
+        let old = scheduler.add_model(on(&[(0, 1)]), 10);
+        let outliving = scheduler.arrive(old, job(0), now).unwrap().unwrap();
+        assert!(scheduler.remove_model(old).is_empty());
+        let new = scheduler.add_model(on(&[(0, 1)]), 10);
+        assert_ne!(old, new);
+        let running = scheduler.arrive(new, job(1), now).unwrap().unwrap();
+        assert!(scheduler.arrive(new, job(2), now).unwrap().is_none());
+        assert!(scheduler.worker_free(outliving.worker, old, now).is_none(), "the new model's limit is 1");
+        assert_eq!(scheduler.worker_free(running.worker, new, now).unwrap().batch[0].id, 2);
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: nothing is lost, nothing runs twice, no limit is
+        /// broken, and no worker idles while something that it may run waits.
+        #[test]
+        fn work_is_conserved(
+            workers in prop::collection::vec(1usize..3, 1..4),
+            limits in prop::collection::vec(prop::collection::vec(0usize..3, 3), 1..4),
+            steps in prop::collection::vec((any::<bool>(), 0usize..8), 1..200),
+        ) {
+            let now = Instant::now();
+            let mut scheduler = ready(&workers);
+            let models: Vec<_> = limits.iter().map(|limits| {
+                let places: Vec<_> = limits.iter().take(workers.len()).copied().enumerate().filter(|&(_, limit)| limit > 0).collect();
+                (scheduler.add_model(on(&places), 5), places)
+            }).collect();
+            let (mut accepted, mut ran, mut busy) = (0usize, 0usize, Vec::<Dispatch<Job>>::new());
+            for (id, (arrives, pick)) in steps.into_iter().enumerate() {
+                let dispatch = if arrives {
+                    match scheduler.arrive(models[pick % models.len()].0, job(id), now) {
+                        Ok(dispatch) => { accepted += 1; dispatch }
+                        Err(_) => None,
+                    }
+                } else if busy.is_empty() { None } else {
+                    let done = busy.remove(pick % busy.len());
+                    ran += 1;
+                    let (worker, model) = (done.worker, done.model);
+                    drop(done);
+                    scheduler.worker_free(worker, model, now)
+                };
+                busy.extend(dispatch);
+                let waiting: usize = models.iter().map(|(key, _)| scheduler.queued(*key)).sum();
+                prop_assert_eq!(accepted, ran + busy.len() + waiting);
+                for (key, places) in &models {
+                    for &(device, limit) in places {
+                        let here = busy.iter().filter(|run| run.model == *key && run.device == device).count();
+                        prop_assert!(here <= limit);
+                        let idle = workers[device] - busy.iter().filter(|run| run.device == device).count();
+                        prop_assert!(idle == 0 || here == limit || scheduler.queued(*key) == 0);
+                    }
+                }
+            }
+        }
+    }
+}

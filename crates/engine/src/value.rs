@@ -1,0 +1,241 @@
+//! Tensors, and the calls and outputs that are made of them.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::DataType;
+
+/// A tensor: element type, shape (row-major) and its elements.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// What an element is.
+    pub data_type: DataType,
+    /// Sizes of the dimensions, outermost first; empty for a scalar.
+    pub shape: Vec<i64>,
+    /// The elements.
+    pub value: Value,
+}
+
+/// Where a tensor's elements are.
+#[derive(Clone)]
+pub enum Value {
+    /// In host memory as the protocol carries them: little-endian, row-major, without gaps;
+    /// BYTES as a `u32` length before each element.
+    Host(Bytes),
+    /// On the device that made them, opaque to all but the backend that did.
+    Device(Arc<dyn Any + Send + Sync>),
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(bytes) => write!(f, "Host({} bytes)", bytes.len()),
+            Self::Device(_) => f.write_str("Device(..)"),
+        }
+    }
+}
+
+impl Tensor {
+    /// A tensor in host memory, unchecked; requests are checked in [`Tensor::check`].
+    pub fn host(data_type: DataType, shape: Vec<i64>, data: Bytes) -> Self {
+        Self { data_type, shape, value: Value::Host(data) }
+    }
+
+    /// The elements in host memory; empty for a value that stays on its device.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.value {
+            Value::Host(bytes) => bytes,
+            Value::Device(_) => &[],
+        }
+    }
+
+    /// How many elements the shape has; `None` for a negative dimension or more than fit an `i64`.
+    pub fn elements(&self) -> Option<usize> {
+        element_count(&self.shape)
+    }
+
+    /// Whether the bytes are what dtype and shape say, in one sentence if not.
+    pub fn check(&self) -> Result<(), String> {
+        let count = self.elements().ok_or_else(|| {
+            format!(
+                "shape {} is not valid: every dimension must be 0 or more and the element count must fit 63 bits",
+                shape_text(&self.shape)
+            )
+        })?;
+        let Value::Host(data) = &self.value else { return Ok(()) };
+        match self.data_type.size() {
+            Some(size) => {
+                let expected = count
+                    .checked_mul(size)
+                    .ok_or_else(|| format!("shape {} is larger than memory", shape_text(&self.shape)))?;
+                if data.len() == expected {
+                    return Ok(());
+                }
+                Err(format!(
+                    "unexpected byte size {}: {expected} bytes ({count} elements) are expected for {} {}, and {} whole \
+                     elements were sent",
+                    data.len(),
+                    self.data_type,
+                    shape_text(&self.shape),
+                    data.len() / size
+                ))
+            }
+            None => check_strings(data, count),
+        }
+    }
+}
+
+/// A shape as Triton writes it. Clients send shapes of any length: a long one is cut.
+pub(crate) fn shape_text(shape: &[i64]) -> String {
+    const SHOWN: usize = 16;
+    let dims: Vec<String> = shape.iter().take(SHOWN).map(i64::to_string).collect();
+    let more = if shape.len() > SHOWN { format!(",... {} dimensions", shape.len()) } else { String::new() };
+    format!("[{}{more}]", dims.join(","))
+}
+
+/// The number of elements of a shape; `None` where it is no shape.
+pub fn element_count(shape: &[i64]) -> Option<usize> {
+    // A zero anywhere makes the whole zero, but the other dimensions must be valid all the same.
+    if shape.iter().any(|&dim| dim < 0) {
+        return None;
+    }
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let count = shape.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim))?;
+    usize::try_from(count).ok()
+}
+
+/// The elements of a BYTES tensor. Stops at the first length that leads out of the data.
+pub fn strings(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let (element, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        rest = tail;
+        Some(element)
+    })
+}
+
+/// Appends one element to the wire form of a BYTES tensor.
+///
+/// # Panics
+/// On an element of 4 GiB or more, which no message can carry.
+pub fn push_string(data: &mut Vec<u8>, element: &[u8]) {
+    let length = u32::try_from(element.len()).expect("elements are smaller than a message");
+    data.extend_from_slice(&length.to_le_bytes());
+    data.extend_from_slice(element);
+}
+
+fn check_strings(data: &[u8], expected: usize) -> Result<(), String> {
+    let (mut count, mut used) = (0usize, 0usize);
+    for element in strings(data) {
+        count += 1;
+        used += 4 + element.len();
+    }
+    if used != data.len() {
+        return Err(format!(
+            "truncated BYTES: element {count} (a 4-byte little-endian length and its bytes) leads past the \
+             {} bytes that were sent",
+            data.len()
+        ));
+    }
+    if count != expected {
+        return Err(format!("BYTES with {count} elements were sent where the shape has {expected}"));
+    }
+    Ok(())
+}
+
+/// One call of `forward`: its arguments in the order of its schema.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// One per argument of the schema.
+    pub arguments: Vec<Arg>,
+}
+
+/// One argument of a call.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// Left out: the default that the schema states, or `None` where it is optional.
+    Default,
+    /// A tensor.
+    Tensor(Tensor),
+    /// `List[Tensor]`.
+    Tensors(Vec<Tensor>),
+    /// `Dict[str, Tensor]`, in the order of the request.
+    Dict(Vec<(Arc<str>, Tensor)>),
+    /// `List[str]`: BYTES in wire form.
+    Strings(Bytes),
+    /// `int`.
+    Int(i64),
+    /// `float`.
+    Float(f64),
+    /// `bool`.
+    Bool(bool),
+    /// `str`.
+    Str(Bytes),
+}
+
+/// What `forward` returned, as a tree.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// A tensor.
+    Tensor(Tensor),
+    /// `List[str]`: BYTES in wire form, of one dimension.
+    Strings(Tensor),
+    /// A list.
+    List(Vec<Output>),
+    /// A tuple, with the field's name where it is a NamedTuple.
+    Tuple(Vec<(Option<String>, Output)>),
+    /// A dict with string keys.
+    Dict(Vec<(String, Output)>),
+    /// Anything else, by the name of its type.
+    Other(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_must_agree() {
+        let tensor = |shape: &[i64], bytes: usize| {
+            Tensor::host(DataType::Fp32, shape.to_vec(), vec![0; bytes].into()).check()
+        };
+        assert_eq!(tensor(&[2, 3], 24), Ok(()));
+        assert_eq!(tensor(&[], 4), Ok(()));
+        assert_eq!(tensor(&[0, 1 << 40], 0), Ok(()));
+        assert!(tensor(&[2, 3], 23).unwrap_err().contains("24 bytes (6 elements) are expected"));
+        assert!(tensor(&[-1, 3], 12).unwrap_err().contains("not valid"));
+        assert!(tensor(&[i64::MAX, 2], 8).unwrap_err().contains("not valid"));
+        assert!(tensor(&[i64::MAX], 8).unwrap_err().contains("larger than memory"));
+    }
+
+    proptest! {
+        #[test]
+        fn strings_survive_the_wire_form(elements in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..20)) {
+            let mut data = Vec::new();
+            for element in &elements {
+                push_string(&mut data, element);
+            }
+            prop_assert_eq!(strings(&data).map(<[u8]>::to_vec).collect::<Vec<_>>(), elements.clone());
+            let count = elements.len() as i64;
+            prop_assert_eq!(Tensor::host(DataType::Bytes, vec![count], data.clone().into()).check(), Ok(()));
+            prop_assert!(Tensor::host(DataType::Bytes, vec![count + 1], data.clone().into()).check().is_err());
+            // Cut anywhere, it is refused.
+            if let Some(last) = data.len().checked_sub(1) {
+                prop_assert!(Tensor::host(DataType::Bytes, vec![count], data[..last].to_vec().into()).check().is_err());
+            }
+        }
+
+        #[test]
+        fn no_bytes_can_panic(data in prop::collection::vec(any::<u8>(), 0..64), shape in prop::collection::vec(any::<i64>(), 0..5)) {
+            for data_type in DataType::ALL {
+                let _ = Tensor::host(data_type, shape.clone(), data.clone().into()).check();
+            }
+        }
+    }
+}

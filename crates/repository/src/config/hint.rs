@@ -1,0 +1,237 @@
+//! What somebody who wrote something else most likely meant.
+
+use crate::{
+    DataType,
+    escape::{list, one_line},
+};
+
+/// Fields by other names, mostly Triton's, with ours.
+pub(super) const YAML_RENAMED: &[(&str, &str)] = &[
+    ("input", "inputs"),
+    ("output", "outputs"),
+    ("data_type", "dtype"),
+    ("datatype", "dtype"),
+    ("type", "dtype"),
+    ("dims", "shape"),
+    ("dim", "shape"),
+    ("instance_group", "instances"),
+    ("instance_groups", "instances"),
+    ("kind", "device"),
+    ("version_policy", "versions"),
+    ("version", "versions"),
+    ("num_versions", "latest"),
+    ("default_model_filename", "model_file"),
+    ("default_model_name", "model_file"),
+    ("filename", "model_file"),
+    ("label_filename", "labels"),
+    ("batch_size", "max_batch_size"),
+    ("max_batch", "max_batch_size"),
+    ("num_threads", "threads"),
+    ("intra_op_thread_count", "threads"),
+    ("INTRA_OP_THREAD_COUNT", "threads"),
+    ("INFERENCE_MODE", "inference_mode"),
+    ("model_operations", "op_libraries"),
+    ("op_library_filename", "op_libraries"),
+    ("optimization", "optimize"),
+    ("backend", "platform"),
+];
+
+/// Triton's fields that have no counterpart, and what to do.
+pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
+    ("dynamic_batching", "is not a field yet: requests are batched whenever `max_batch_size` is above 0"),
+    ("preferred_batch_size", "is not a field yet: requests are batched whenever `max_batch_size` is above 0"),
+    ("max_queue_delay_microseconds", "is not a field yet: a free worker takes what is waiting"),
+    ("sequence_batching", "is not a field yet: sequences are not served"),
+    ("ensemble_scheduling", "is not a field yet: ensembles are not served"),
+    ("model_warmup", "is not a field: leave it out, every version is warmed up before it serves"),
+    (
+        "parameters",
+        "is not a field: write `threads`, `inference_mode` or `optimized_execution` at the top level",
+    ),
+    ("response_cache", "is not a field yet: answers are not cached"),
+    ("rate_limiter", "is not a field: `instances` says how many runs at once"),
+    ("metric_tags", "is not a field yet: leave it out"),
+    ("format", "is not a field: leave it out, `shape` says all"),
+    ("allow_ragged_batch", "is not a field yet: ragged batches are not served"),
+    ("DISABLE_OPTIMIZED_EXECUTION", "is Triton's name: write `optimized_execution: false`"),
+];
+
+/// Our fields that somebody wrote in a place where they do not belong.
+pub(super) const YAML_ELSEWHERE: &[(&str, &str)] = &[
+    ("labels", "an entry of `outputs`"),
+    ("optional", "an entry of `inputs`"),
+    ("reshape", "an entry of `inputs` or `outputs`"),
+    ("dtype", "an entry of `inputs` or `outputs`"),
+    ("shape", "an entry of `inputs` or `outputs`"),
+    ("device", "an entry of `instances`"),
+    ("count", "an entry of `instances`"),
+    ("gpus", "an entry of `instances`"),
+    ("latest", "`versions`"),
+    ("specific", "`versions`"),
+];
+
+/// Our fields, and common slips, with Triton's name for them.
+pub(super) const TRITON_RENAMED: &[(&str, &str)] = &[
+    ("inputs", "input"),
+    ("outputs", "output"),
+    ("dtype", "data_type"),
+    ("datatype", "data_type"),
+    ("shape", "dims"),
+    ("instances", "instance_group"),
+    ("device", "kind"),
+    ("versions", "version_policy"),
+    ("model_file", "default_model_filename"),
+    ("default_model_name", "default_model_filename"),
+    ("labels", "label_filename"),
+    ("max_batch", "max_batch_size"),
+];
+
+/// Says what an unknown field most likely means, given the names that are known in its place.
+pub(super) fn field(name: &str, known: &[&str], renamed: &[(&str, &str)]) -> String {
+    let shown = one_line(name);
+    let by_table = lookup(renamed, name).filter(|meant| known.contains(meant));
+    if let Some(meant) = by_table.or_else(|| nearest(name, known)) {
+        return format!("unknown field `{shown}`: write `{meant}`");
+    }
+    format!("unknown field `{shown}`: expected {}", one_of(known))
+}
+
+/// As [`field`], for YAML, which also has names that are known but not here.
+pub(super) fn yaml_field(name: &str, known: &[&str]) -> String {
+    let renamed = lookup(YAML_RENAMED, name).is_some_and(|meant| known.contains(&meant));
+    if !renamed {
+        if let Some(what) = lookup(YAML_ABSENT, name) {
+            return format!("`{name}` {what}");
+        }
+        if let Some(place) = lookup(YAML_ELSEWHERE, name) {
+            return format!("unknown field `{name}`: it belongs to {place}");
+        }
+    }
+    field(name, known, YAML_RENAMED)
+}
+
+fn lookup<'a>(table: &[(&str, &'a str)], name: &str) -> Option<&'a str> {
+    table.iter().find(|(from, _)| *from == name).map(|(_, to)| *to)
+}
+
+/// The alternatives as a sentence's end.
+pub(super) fn one_of(names: &[&str]) -> String {
+    let quoted = names.iter().map(|name| format!("`{name}`"));
+    if names.len() == 1 { list(quoted) } else { format!("one of {}", list(quoted)) }
+}
+
+/// The known name that is a typing error away, if one is.
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // A third of the letters may be wrong; a name that needs more than that was meant otherwise.
+    let allowed = (name.chars().count() / 3).clamp(1, 3);
+    let close = known.iter().map(|candidate| (distance(name, candidate), *candidate));
+    close.filter(|(distance, _)| *distance <= allowed).min().map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be inserted, removed, replaced, or swapped with the next one.
+fn distance(left: &str, right: &str) -> usize {
+    let [left, right] = [left, right].map(|name| name.to_lowercase().chars().collect::<Vec<_>>());
+    // Also bounds the work: a name that is much longer than any of ours is none of them.
+    if left.len().abs_diff(right.len()) > 3 {
+        return usize::MAX;
+    }
+    let mut rows = vec![vec![0; right.len() + 1]; left.len() + 1];
+    rows[0] = (0..=right.len()).collect();
+    for i in 1..=left.len() {
+        rows[i][0] = i;
+        for j in 1..=right.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
+            rows[i][j] = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
+                rows[i][j] = rows[i][j].min(rows[i - 2][j - 2] + 1);
+            }
+        }
+    }
+    rows[left.len()][right.len()]
+}
+
+/// What to write instead of a data type that is not spelled as the protocol does.
+pub(super) fn data_type(name: &str) -> String {
+    let shown = one_line(name);
+    match meant_data_type(name) {
+        Some(meant) => format!("unknown data type `{shown}`: write {meant}"),
+        None => {
+            let names = DataType::ALL.map(DataType::name).join(", ");
+            format!("unknown data type `{shown}`: expected one of {names}")
+        }
+    }
+}
+
+/// The data type that Triton, torch, numpy or C call by this name.
+pub(super) fn meant_data_type(name: &str) -> Option<DataType> {
+    let lower = name.trim().to_lowercase();
+    let bare = ["type_", "torch.", "np.", "numpy."].iter().find_map(|prefix| lower.strip_prefix(prefix));
+    let bare = bare.unwrap_or(&lower);
+    let by_name = DataType::from_name(&bare.to_uppercase());
+    by_name.or(match bare {
+        "boolean" => Some(DataType::Bool),
+        "byte" => Some(DataType::Uint8),
+        "char" => Some(DataType::Int8),
+        "short" => Some(DataType::Int16),
+        "int" => Some(DataType::Int32),
+        "long" => Some(DataType::Int64),
+        "half" | "float16" => Some(DataType::Fp16),
+        "bfloat16" => Some(DataType::Bf16),
+        "float" | "float32" => Some(DataType::Fp32),
+        "double" | "float64" => Some(DataType::Fp64),
+        "str" | "string" => Some(DataType::Bytes),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENSOR: [&str; 5] = ["name", "dtype", "shape", "reshape", "optional"];
+
+    #[test]
+    fn names_of_triton_lead_to_ours() {
+        assert_eq!(yaml_field("data_type", &TENSOR), "unknown field `data_type`: write `dtype`");
+        assert_eq!(yaml_field("dims", &TENSOR), "unknown field `dims`: write `shape`");
+        assert!(yaml_field("dynamic_batching", &["inputs"]).contains("is not a field yet"));
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        assert_eq!(yaml_field("shpae", &TENSOR), "unknown field `shpae`: write `shape`");
+        assert_eq!(yaml_field("Name", &TENSOR), "unknown field `Name`: write `name`");
+    }
+
+    #[test]
+    fn a_name_that_is_known_elsewhere_says_where() {
+        assert_eq!(
+            yaml_field("labels", &TENSOR),
+            "unknown field `labels`: it belongs to an entry of `outputs`"
+        );
+    }
+
+    #[test]
+    fn a_name_like_nothing_lists_what_there_is() {
+        assert_eq!(
+            yaml_field("zzzzzzzz", &["a", "b", "c"]),
+            "unknown field `zzzzzzzz`: expected one of `a`, `b` and `c`"
+        );
+    }
+
+    #[test]
+    fn data_types_are_known_by_many_names() {
+        for (name, meant) in [
+            ("TYPE_FP32", "FP32"),
+            ("float32", "FP32"),
+            ("torch.float16", "FP16"),
+            ("np.int64", "INT64"),
+            ("TYPE_STRING", "BYTES"),
+            ("bfloat16", "BF16"),
+            ("bool", "BOOL"),
+        ] {
+            assert_eq!(data_type(name), format!("unknown data type `{name}`: write {meant}"));
+        }
+        assert!(data_type("complex64").contains("expected one of BOOL, UINT8"));
+    }
+}

@@ -1,0 +1,91 @@
+//! The settings of Triton's PyTorch backend, which are strings under `parameters`.
+
+use prost_reflect::DynamicMessage;
+
+use super::{
+    super::{error::Fault, raw::RawConfig},
+    read, unserved,
+};
+use crate::escape::one_line;
+
+/// Settings that cannot change an answer and are not needed here, and why.
+const IGNORED: &[(&str, Kind, &str)] = &[
+    (
+        "ENABLE_WEIGHT_SHARING",
+        Kind::Switch,
+        "the runs on a device share the weights unless the model has state",
+    ),
+    ("ENABLE_CACHE_CLEANING", Kind::Switch, "memory is returned when a version is unloaded"),
+    ("INTER_OP_THREAD_COUNT", Kind::Number, "the runs of all models share the workers of a device"),
+    ("ENABLE_JIT_EXECUTOR", Kind::Switch, "it would change every model in the process"),
+    ("ENABLE_JIT_PROFILING", Kind::Switch, "it would change every model in the process"),
+    ("ENABLE_TENSOR_FUSER", Kind::Switch, "it would change every model in the process"),
+    ("DISABLE_CUDNN", Kind::Switch, "it would change every model in the process"),
+];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Switch,
+    Number,
+}
+
+/// Takes over the settings that are known; the others are noted.
+pub(super) fn apply(
+    message: &DynamicMessage,
+    raw: &mut RawConfig,
+    notes: &mut Vec<String>,
+) -> Result<(), Fault> {
+    for (key, parameter) in read::entries(message, "parameters") {
+        let value = read::text(parameter, "string_value");
+        match key {
+            "DISABLE_OPTIMIZED_EXECUTION" => raw.optimized_execution = !switch(key, value)?,
+            "INFERENCE_MODE" => raw.inference_mode = switch(key, value)?,
+            // As in Triton, 0 leaves the choice to the server.
+            "INTRA_OP_THREAD_COUNT" => raw.threads = Some(number(key, value)?).filter(|count| *count > 0),
+            _ => ignore(key, value, notes)?,
+        }
+    }
+    Ok(())
+}
+
+fn ignore(key: &str, value: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
+    let field = place(key);
+    let Some((_, kind, why)) = IGNORED.iter().find(|(name, ..)| *name == key) else {
+        unserved::note(notes, &field, "there is no parameter of this name");
+        return Ok(());
+    };
+    match kind {
+        Kind::Switch => switch(key, value).map(|_| ())?,
+        Kind::Number => number(key, value).map(|_| ())?,
+    }
+    unserved::note(notes, &field, why);
+    Ok(())
+}
+
+fn place(key: &str) -> String {
+    format!("parameters[{}]", one_line(key))
+}
+
+fn switch(key: &str, value: &str) -> Result<bool, Fault> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "on" | "1" => Ok(true),
+        "false" | "off" | "0" => Ok(false),
+        _ => Err(Fault::at(
+            place(key),
+            format!(
+                "`{}` is neither true nor false: write {{ string_value: \"true\" }} or \"false\"",
+                one_line(value)
+            ),
+        )),
+    }
+}
+
+fn number(key: &str, value: &str) -> Result<u32, Fault> {
+    value.parse().map_err(|_| {
+        let shown = one_line(value);
+        Fault::at(
+            place(key),
+            format!("`{shown}` is not a whole number: write one such as {{ string_value: \"2\" }}"),
+        )
+    })
+}

@@ -1,0 +1,200 @@
+//! `config.yaml` to a raw configuration, with errors that say where and what to write instead.
+//!
+//! The only file that names `serde_yaml`.
+
+use serde_path_to_error::Path as KeyPath;
+
+use super::{
+    error::{Fault, Place},
+    hint,
+    raw::RawConfig,
+};
+use crate::escape::{one_line, sentence};
+
+/// More brackets than this inside one another are no configuration. The parser takes time that grows
+/// with the square of them, and one broken file must not hold up the look at all others.
+const MAX_NESTING: u32 = 64;
+
+/// Reads a `config.yaml`; an empty one, or one of comments only, leaves every field at its default.
+pub(super) fn parse(text: &str) -> Result<RawConfig, Fault> {
+    check_nesting(text)?;
+    let deserializer = serde_yaml::Deserializer::from_str(text);
+    match serde_path_to_error::deserialize::<_, Option<RawConfig>>(deserializer) {
+        Ok(raw) => Ok(raw.unwrap_or_default()),
+        Err(err) => Err(fault(err.path(), err.inner())),
+    }
+}
+
+/// Brackets are counted wherever they stand; text with so many that are not closed is not ours either.
+fn check_nesting(text: &str) -> Result<(), Fault> {
+    let mut depth = 0_u32;
+    for (line, content) in text.lines().enumerate() {
+        for (column, character) in content.chars().enumerate() {
+            match character {
+                '[' | '{' => depth += 1,
+                ']' | '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > MAX_NESTING {
+                let place = Place { position: Some((line + 1, column + 1)), key: String::new() };
+                let message =
+                    format!("more than {MAX_NESTING} brackets are open here: close them where they end");
+                return Err(Fault { place, message });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fault(path: &KeyPath, err: &serde_yaml::Error) -> Fault {
+    let key = match path.to_string() {
+        root if root == "." => String::new(),
+        key => key.trim_end_matches(".?").to_owned(),
+    };
+    let position = err.location().map(|location| (location.line(), location.column()));
+    let text = err.to_string();
+    let message = reworded(&plain(&text, &key, position));
+    Fault { place: Place { position, key: one_line(&key) }, message }
+}
+
+/// The text of an error without what the parser says about its place, which we say our own way.
+fn plain(text: &str, key: &str, position: Option<(usize, usize)>) -> String {
+    // Its path may stop at the mapping that holds the field.
+    let text = match text.split_once(": ") {
+        Some((path, rest)) if !path.is_empty() && key.starts_with(path) => rest,
+        _ => text,
+    };
+    match position {
+        Some((line, column)) => text.replacen(&format!(" at line {line} column {column}"), "", 1),
+        None => text.to_owned(),
+    }
+}
+
+/// The parser's words in the words of a user who does not write Rust.
+fn reworded(text: &str) -> String {
+    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    if text.contains("unknown field `") && !quoted.is_empty() {
+        return hint::yaml_field(quoted[0], &quoted[1..]);
+    }
+    if text.contains("unknown variant `") && !quoted.is_empty() {
+        return format!("unknown value `{}`: expected {}", one_line(quoted[0]), hint::one_of(&quoted[1..]));
+    }
+    if let (Some(_), Some(name)) = (text.strip_prefix("missing field `"), quoted.first()) {
+        return format!("`{name}` is missing and must be given");
+    }
+    if let (Some(_), Some(name)) = (text.strip_prefix("duplicate field `"), quoted.first()) {
+        return format!("`{name}` is given twice: keep one of them");
+    }
+    if text.contains("more than one document") {
+        return "the file holds more than one YAML document: keep one, without a `---` in between".to_owned();
+    }
+    let mut message = text.to_owned();
+    for (rust, plain) in [
+        ("unit value", "nothing"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("expected field identifier", "expected the name of a field"),
+        ("expected a sequence", "expected a list such as `[1, 2]`"),
+        ("expected a map", "expected fields"),
+        ("expected a boolean", "expected true or false"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u64", "expected a whole number, 0 or greater"),
+        ("expected i64", "expected a whole number"),
+    ] {
+        message = message.replace(rust, plain);
+    }
+    sentence(&message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let fault = parse(text).expect_err("must be refused");
+        format!("{}: {}", fault.place, fault.message)
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        for text in ["", "\n", "# nothing yet\n", "---\n", "null\n", "{}", "inputs:\n"] {
+            let raw = parse(text).expect(text);
+            assert_eq!((raw.max_batch_size, raw.model_file.as_str()), (0, "model.pt"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_says_where_and_what_was_meant() {
+        assert_eq!(
+            error("inputs:\n- name: x\n  data_type: FP32\n  dims: [3]\n"),
+            ":3:3: inputs[0].data_type: unknown field `data_type`: write `dtype`"
+        );
+        assert_eq!(
+            error("max_batch_size: 8\ninput: []\n"),
+            ":2:1: input: unknown field `input`: write `inputs`"
+        );
+    }
+
+    #[test]
+    fn a_data_type_of_another_dialect_says_what_to_write() {
+        assert_eq!(
+            error("inputs:\n- {name: x, dtype: TYPE_FP32, shape: [3]}\n"),
+            ":2:20: inputs[0].dtype: unknown data type `TYPE_FP32`: write FP32"
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_told_in_plain_words() {
+        assert_eq!(
+            error("max_batch_size: -1"),
+            ":1:17: max_batch_size: invalid type: integer `-1`, expected a whole number from 0 to \
+             4294967295"
+        );
+        assert_eq!(
+            error("optimize: sometimes"),
+            ":1:11: optimize: invalid type: string \"sometimes\", expected true or false"
+        );
+        assert!(error("hello").contains("expected fields such as `inputs:`"), "{}", error("hello"));
+        assert!(error("inputs: [3]").contains("inputs[0]: invalid type: integer `3`, expected an input"));
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        assert_eq!(
+            error("inputs:\n- name: x\n  shape: [1]\n"),
+            ":2:3: inputs[0]: `dtype` is missing and must be given"
+        );
+    }
+
+    #[test]
+    fn versions_say_every_way_to_write_them() {
+        assert!(error("versions: newest").contains("`latest`, `all`, `{latest: 2}` or `{specific: [1, 3]}`"));
+        assert!(error("versions: 2").contains("write `{latest: 2}` for the newest 2"));
+        assert!(error("versions: [1, 3]").contains("is written `{specific: [1, 3]}`"));
+        assert!(error("versions: {newest: 2}").contains("expected one of `latest` and `specific`"));
+        assert!(error("versions: {num_versions: 2}").contains("write `latest`"));
+        assert!(error("versions: {latest: 1, specific: [1]}").contains("only one of"));
+        assert!(error("versions: {}").contains("nothing is chosen"));
+    }
+
+    #[test]
+    fn instances_are_a_number_or_a_list() {
+        assert!(error("instances: many").contains("a number, or a list such as"));
+        assert!(error("instances: {device: gpu}").contains("a number, or a list such as"));
+        assert!(error("instances: -2").contains("a number, or a list such as"));
+        assert_eq!(
+            error("instances:\n- device: cuda\n"),
+            ":2:11: instances[0].device: unknown value `cuda`: expected one of `auto`, `cpu` and `gpu`"
+        );
+        assert!(error("instances: [{kind: gpu}]").contains("write `device`"));
+    }
+
+    #[test]
+    fn broken_yaml_says_where() {
+        let text = error("inputs: [\nname");
+        assert!(text.starts_with(":2:"), "{text}");
+        assert!(error("threads: 1\n---\nthreads: 2\n").contains("more than one YAML document"));
+        assert!(error("max_batch_size: 1\nmax_batch_size: 2\n").contains("is given twice"));
+        assert!(!error("inputs: \"a\\nb\"").contains('\n'));
+        assert!(error(&"[".repeat(1 << 20)).starts_with(":1:65: more than 64 brackets are open here"));
+    }
+}

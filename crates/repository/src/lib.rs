@@ -1,0 +1,39 @@
+//! What is on disk: which models, which versions, how each is configured, and what is wrong with them.
+//!
+//! A repository is a directory of models, and there may be several of them:
+//!
+//! ```text
+//! model_repository/            a root
+//!   digits/                    a model; the directory's name is the model's name
+//!     config.yaml              optional; or Triton's config.pbtxt, read as it is
+//!     labels.txt               named by the config
+//!     1/model.pt               a version: a directory named by a positive number
+//!     2/model.pt
+//! ```
+//!
+//! The parts, in reading order:
+//!
+//! - [`DataType`] (`dtype`): the element types of tensors, by their names on the wire.
+//! - [`Version`], [`VersionPolicy`] (`version`): which directories are versions, and which are served.
+//! - [`ModelConfig`] (`config`): both file formats become one checked value; nothing is checked again
+//!   after that.
+//! - [`archive`]: is a file a complete TorchScript archive?
+//! - [`scan()`]: looks at everything once and returns a [`Snapshot`]; a bad model never hides a good one.
+//!
+//! This crate only reads, and knows nothing of what is done with its answers: it must not know an
+//! asynchronous runtime (tokio), the wire (tonic, the generated protocol types) or libtorch.
+
+pub mod archive;
+mod config;
+mod dtype;
+mod escape;
+mod scan;
+mod version;
+
+pub use config::{
+    ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place, TensorConfig,
+    config_schema,
+};
+pub use dtype::DataType;
+pub use scan::{ModelOnDisk, Problem, Snapshot, scan};
+pub use version::{Version, VersionPolicy};

@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{client, options::ServeArgs, serve};
+
+/// Serves TorchScript models from a directory over gRPC.
+///
+/// It speaks the Open Inference Protocol in Triton's dialect: clients of Triton and KServe work as they
+/// are.
+#[derive(Debug, Parser)]
+#[command(name = "sconce", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models
+    Serve(Box<ServeArgs>),
+    /// Send one request to a running server and print the answer
+    Infer(client::InferArgs),
+    /// About configurations of models
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print versions, devices and CPU features
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the JSON Schema of config.yaml, for editors
+    Schema,
+    /// Check the models of a repository without serving them
+    Check {
+        /// A directory of models
+        repository: PathBuf,
+    },
+}
+
+/// Runs the command line. The exit code is 0, or 1 after one line on standard error that says why.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(arguments) => serve::run(*arguments),
+        Command::Infer(arguments) => infer(arguments),
+        Command::Config(ConfigCommand::Schema) => print(&schema()),
+        Command::Config(ConfigCommand::Check { repository }) => check(repository),
+        Command::Version => print(&version()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard output; a reader that has gone, as `head` does, is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn infer(arguments: client::InferArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(client::infer(arguments, &mut std::io::stdout()))
+}
+
+fn schema() -> String {
+    format!("{:#}\n", sconce_repository::config_schema())
+}
+
+fn check(repository: PathBuf) -> anyhow::Result<()> {
+    let snapshot = sconce_repository::scan(&[repository]);
+    let mut lines = String::new();
+    let mut wrong = snapshot.problems.len();
+    for problem in &snapshot.problems {
+        lines.push_str(&format!("{problem}\n"));
+    }
+    for model in snapshot.models.values() {
+        match &model.config {
+            Err(error) => {
+                wrong += 1;
+                lines.push_str(&format!("{}: {error}\n", model.name));
+            }
+            Ok(config) => {
+                for note in &config.notes {
+                    lines.push_str(&format!("{}: note: {note}\n", model.name));
+                }
+                for version in &model.wanted {
+                    let file = model.versions[version].join(&config.model_file);
+                    match sconce_repository::archive::check(&file) {
+                        Ok(()) => lines.push_str(&format!("{} version {version}: ok\n", model.name)),
+                        Err(error) => {
+                            wrong += 1;
+                            lines.push_str(&format!("{} version {version}: {error}\n", model.name));
+                        }
+                    }
+                }
+                for version in &model.missing {
+                    wrong += 1;
+                    lines
+                        .push_str(&format!("{} version {version}: there is no such directory\n", model.name));
+                }
+            }
+        }
+    }
+    print(&lines)?;
+    anyhow::ensure!(wrong == 0, "{wrong} of the above {} wrong", if wrong == 1 { "is" } else { "are" });
+    Ok(())
+}
+
+fn version() -> String {
+    let mut text = format!("sconce {}\n", env!("CARGO_PKG_VERSION"));
+    text.push_str(&serve::runtime_info());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    text.push_str(&format!("cores: {cores}\ncpu features: {}\n", cpu_features()));
+    text
+}
+
+/// The vector instructions that decide how fast models run.
+fn cpu_features() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let found = [
+        ("sse4.2", std::is_x86_feature_detected!("sse4.2")),
+        ("avx", std::is_x86_feature_detected!("avx")),
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("f16c", std::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let found: [(&str, bool); 1] = [("neon", cfg!(target_feature = "neon"))];
+    let names: Vec<&str> = found.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    names.join(" ")
+}

@@ -1,0 +1,171 @@
+//! The RPCs of `inference.GRPCInferenceService`, one short method each.
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prost::Message;
+use sconce_engine::table::{State, Table};
+use sconce_proto::inference::{
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest,
+    RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+};
+use tonic::Status;
+
+use crate::{
+    from_proto, status, to_proto,
+    wire::{self, Body, Encoding, Limits, ResponseCompression},
+};
+
+/// The path of every RPC of the service begins with this.
+pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
+
+/// The extensions of the protocol that are served, by Triton's names.
+const EXTENSIONS: [&str; 3] = ["classification", "model_configuration", "binary_tensor_data"];
+
+type Answer<T> = Result<T, Box<Status>>;
+
+/// The service. Shared by all connections.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) table: Arc<Table>,
+    pub(crate) server_id: String,
+    pub(crate) limits: Limits,
+    pub(crate) compression: ResponseCompression,
+}
+
+impl Service {
+    /// Answers one call by its path.
+    pub(crate) async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        match path.strip_prefix(PREFIX).unwrap_or_default() {
+            "ModelInfer" => {
+                self.unary(request, |message, deadline| self.model_infer(message, deadline)).await
+            }
+            "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(server_live())).await,
+            "ServerReady" => self.ready_unary(request, |_: ServerReadyRequest| Ok(self.server_ready())).await,
+            "ModelReady" => self.ready_unary(request, |message| self.model_ready(&message)).await,
+            "ServerMetadata" => {
+                self.ready_unary(request, |_: ServerMetadataRequest| Ok(self.server_metadata())).await
+            }
+            "ModelMetadata" => self.ready_unary(request, |message| self.model_metadata(&message)).await,
+            "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
+            "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
+            other => wire::status(&Status::unimplemented(format!(
+                "RPC '{}' is not served",
+                sconce_engine::check::quote(other)
+            ))),
+        }
+    }
+
+    /// Receives the message, lets `handler` answer it, sends the answer.
+    async fn unary<Q: Message + Default, A: Message, F: Future<Output = Answer<A>>>(
+        &self,
+        request: Request<Incoming>,
+        handler: impl FnOnce(Q, Option<Instant>) -> F,
+    ) -> Response<Body> {
+        let (head, mut body) = request.into_parts();
+        let answer = async {
+            let packed = Encoding::of_request(&head.headers)?;
+            let deadline = wire::deadline(&head.headers)?;
+            let receiving = wire::receive(&mut body, packed, &self.limits);
+            let data = match deadline {
+                None => receiving.await?,
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline.into(), receiving).await.map_err(|_| {
+                        Box::new(Status::deadline_exceeded(
+                            "Deadline Exceeded: while the request was being received",
+                        ))
+                    })??
+                }
+            };
+            let message = Q::decode(data).map_err(|error| {
+                Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
+            })?;
+            Answer::Ok((handler(message, deadline).await?, packed))
+        };
+        match answer.await {
+            Ok((answer, packed)) => {
+                wire::message(&answer, Encoding::of_response(self.compression, packed, &head.headers))
+            }
+            Err(status) => wire::status(&status),
+        }
+    }
+
+    /// An RPC that is answered at once.
+    async fn ready_unary<Q: Message + Default, A: Message>(
+        &self,
+        request: Request<Incoming>,
+        handler: impl FnOnce(Q) -> Answer<A>,
+    ) -> Response<Body> {
+        self.unary(request, |message, _| std::future::ready(handler(message))).await
+    }
+
+    async fn model_infer(
+        &self,
+        mut request: ModelInferRequest,
+        deadline: Option<Instant>,
+    ) -> Answer<ModelInferResponse> {
+        let version = from_proto::version(&request.model_version)?;
+        let live =
+            self.table.get(&request.model_name, version).map_err(|error| status::from_error(&error))?;
+        let id = std::mem::take(&mut request.id);
+        let request = from_proto::infer_request(request, deadline)?;
+        let outputs = live.infer(request).await.map_err(|error| status::from_error(&error))?;
+        Ok(to_proto::infer_response(&live, id, outputs))
+    }
+
+    fn server_ready(&self) -> ServerReadyResponse {
+        ServerReadyResponse { ready: self.table.snapshot().ready() }
+    }
+
+    /// As released versions of Triton: a model that is not there is not ready, and that is no error.
+    fn model_ready(&self, request: &ModelReadyRequest) -> Answer<ModelReadyResponse> {
+        let version = from_proto::version(&request.version)?;
+        Ok(ModelReadyResponse { ready: self.table.snapshot().model_ready(&request.name, version) })
+    }
+
+    fn server_metadata(&self) -> ServerMetadataResponse {
+        ServerMetadataResponse {
+            name: self.server_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn model_metadata(&self, request: &ModelMetadataRequest) -> Answer<ModelMetadataResponse> {
+        let version = from_proto::version(&request.version)?;
+        let snapshot = self.table.snapshot();
+        let live = snapshot.find(&request.name, version).map_err(|error| status::from_error(&error))?;
+        let versions = match version {
+            Some(version) => vec![version],
+            None => snapshot.routes.get(&*live.model).map_or_else(Vec::new, |route| {
+                let ready = route.versions.iter().filter(|(_, state)| matches!(state, State::Ready(_)));
+                ready.map(|(version, _)| *version).collect()
+            }),
+        };
+        Ok(to_proto::model_metadata(&live, &versions))
+    }
+
+    fn model_config(&self, request: &ModelConfigRequest) -> Answer<ModelConfigResponse> {
+        let version = from_proto::version(&request.version)?;
+        let live = self.table.get(&request.name, version).map_err(|error| status::from_error(&error))?;
+        Ok(ModelConfigResponse { config: Some(to_proto::model_config(&live)) })
+    }
+
+    fn repository_index(&self, request: &RepositoryIndexRequest) -> Answer<RepositoryIndexResponse> {
+        if !request.repository_name.is_empty() {
+            return Err(Box::new(Status::unimplemented(
+                "'repository_name' is not served: leave it empty for the index of all repositories",
+            )));
+        }
+        Ok(to_proto::repository_index(&self.table.snapshot(), request.ready))
+    }
+}
+
+/// Whoever is asked and can answer is alive.
+fn server_live() -> ServerLiveResponse {
+    ServerLiveResponse { live: true }
+}

@@ -1,0 +1,24 @@
+//! The wire and the wiring: gRPC, HTTP, command line, telemetry, shutdown.
+//!
+//! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
+//! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
+//! it: `cli` and `options` (what was asked for), `serve` (the parts put together, and taken apart),
+//! `health`, `admin`, `telemetry`; `client` is `sconce infer`.
+//!
+//! This crate does not know how a model is run.
+
+mod admin;
+mod cli;
+mod client;
+mod from_proto;
+mod grpc;
+mod health;
+mod listen;
+mod options;
+mod serve;
+mod status;
+mod telemetry;
+mod to_proto;
+mod wire;
+
+pub use cli::main;

@@ -1,0 +1,171 @@
+//! What `sconce serve` can be told: by flag, by environment, by file, in that order.
+//!
+//! One struct is all three, so that none can have what another lacks.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{telemetry::LogFormat, wire::ResponseCompression};
+
+/// Flags of `sconce serve`.
+#[derive(Args, Debug, Default)]
+pub(crate) struct ServeArgs {
+    /// A YAML file with any of these settings, by their names without the dashes
+    #[arg(long, value_name = "FILE", env = "SCONCE_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How models get loaded and unloaded while the server runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ControlMode {
+    /// All models are loaded at start, changes are not followed.
+    #[default]
+    None,
+}
+
+/// A length of time: `500ms`, `30s`, `2m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Period(pub(crate) Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map(Self)
+            .map_err(|error| format!("{error}; a length of time such as 500ms, 30s or 2m is expected"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The settings. What is `None` has not been said.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Options {
+    /// A directory of models: MODEL/VERSION/model.pt; may be given several times
+    #[arg(long, value_name = "DIR", env = "SCONCE_MODEL_REPOSITORY", value_delimiter = ',')]
+    pub(crate) model_repository: Vec<PathBuf>,
+
+    /// Where gRPC is served [default: 127.0.0.1:8001]
+    #[arg(long, value_name = "HOST:PORT", env = "SCONCE_GRPC_ADDRESS")]
+    pub(crate) grpc_address: Option<String>,
+
+    /// Where /health/live and /health/ready are served over HTTP; `off` for nowhere [default: 127.0.0.1:8002]
+    #[arg(long, value_name = "HOST:PORT", env = "SCONCE_METRICS_ADDRESS")]
+    pub(crate) metrics_address: Option<String>,
+
+    /// The name in ServerMetadata [default: sconce]
+    #[arg(long, value_name = "NAME", env = "SCONCE_SERVER_ID")]
+    pub(crate) server_id: Option<String>,
+
+    /// How models get loaded and unloaded while the server runs [default: none]
+    #[arg(long, env = "SCONCE_MODEL_CONTROL_MODE")]
+    pub(crate) model_control_mode: Option<ControlMode>,
+
+    /// A shared library with custom operators, opened before any model; may be given several times
+    #[arg(long, value_name = "FILE", env = "SCONCE_OP_LIBRARY", value_delimiter = ',')]
+    pub(crate) op_library: Vec<PathBuf>,
+
+    /// Workers of the CPU, each runs one batch at a time [default: one per core]
+    #[arg(long, value_name = "COUNT", env = "SCONCE_CPU_WORKERS")]
+    pub(crate) cpu_workers: Option<std::num::NonZeroUsize>,
+
+    /// The largest request, unpacked [default: 2GiB]
+    #[arg(long, value_name = "SIZE", env = "SCONCE_MAX_MESSAGE_SIZE")]
+    pub(crate) max_message_size: Option<ByteSize>,
+
+    /// Bytes of all requests that are being received or wait; more is refused [default: 4GiB]
+    #[arg(long, value_name = "SIZE", env = "SCONCE_RECEIVE_BUDGET")]
+    pub(crate) receive_budget: Option<ByteSize>,
+
+    /// Calls at once on one connection; more wait at the client [default: 1024]
+    #[arg(long, value_name = "COUNT", env = "SCONCE_MAX_CONCURRENT_STREAMS")]
+    pub(crate) max_concurrent_streams: Option<std::num::NonZeroU32>,
+
+    /// With what answers are compressed, for clients that accept it [default: mirror]
+    #[arg(long, env = "SCONCE_RESPONSE_COMPRESSION")]
+    pub(crate) response_compression: Option<ResponseCompression>,
+
+    /// After a signal: not ready, but accepting, so that load balancers notice [default: 0s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_DELAY")]
+    pub(crate) drain_delay: Option<Period>,
+
+    /// After that: how long requests in flight may take before they are cut [default: 30s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_TIMEOUT")]
+    pub(crate) drain_timeout: Option<Period>,
+
+    /// How log lines look [default: text]
+    #[arg(long, env = "SCONCE_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// error, warn, info, debug, trace, or a filter such as info,sconce_engine=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "SCONCE_LOG_LEVEL")]
+    pub(crate) log_level: Option<String>,
+}
+
+/// Takes the first that has been said.
+macro_rules! first {
+    ($flags:ident, $file:ident, $($field:ident),*) => {
+        Options {
+            model_repository: either($flags.model_repository, $file.model_repository),
+            op_library: either($flags.op_library, $file.op_library),
+            $($field: $flags.$field.or($file.$field),)*
+        }
+    };
+}
+
+fn either<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file } else { flags }
+}
+
+impl ServeArgs {
+    /// Flags and environment over the file.
+    ///
+    /// # Errors
+    /// One sentence on what is wrong with the file, with its line.
+    pub(crate) fn options(self) -> anyhow::Result<Options> {
+        let Some(path) = self.config else { return Ok(self.options) };
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("the settings in {} (--config) cannot be read", path.display()))?;
+        let file: Options = if text.trim().is_empty() {
+            Options::default()
+        } else {
+            let yaml = serde_yaml::Deserializer::from_str(&text);
+            serde_path_to_error::deserialize(yaml).map_err(|error| {
+                let key = error.path().to_string();
+                let at = if key == "." { String::new() } else { format!("`{key}`: ") };
+                anyhow::anyhow!("{} (--config): {at}{}", path.display(), error.into_inner())
+            })?
+        };
+        let flags = self.options;
+        Ok(first!(
+            flags,
+            file,
+            grpc_address,
+            metrics_address,
+            server_id,
+            model_control_mode,
+            cpu_workers,
+            max_message_size,
+            receive_budget,
+            max_concurrent_streams,
+            response_compression,
+            drain_delay,
+            drain_timeout,
+            log_format,
+            log_level
+        ))
+    }
+}

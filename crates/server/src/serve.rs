@@ -1,0 +1,244 @@
+//! `sconce serve`: put the parts together, run, stop. Nothing is bound before the settings are known to
+//! be good, and nothing is ready before the models are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use sconce_engine::{backend::Backend, pool::Pool, reconcile::Reconciler, table::Table};
+use sconce_proto::health::health_server::HealthServer;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tonic::service::Routes;
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    grpc::Service,
+    health::HealthService,
+    listen::Listener,
+    options::{Options, Period, ServeArgs},
+    telemetry,
+    wire::{Budget, Limits},
+};
+
+/// gRPC's lengths are signed for most clients.
+const MAX_MESSAGE: u64 = i32::MAX as u64;
+/// Two of the largest messages, or as many as there is.
+const RECEIVE_BUDGET: u64 = 4 << 30;
+const MAX_STREAMS: u32 = 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs the server until a signal has stopped it and all that was in flight is answered.
+pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
+    let options = arguments.options()?;
+    telemetry::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
+    check(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(options));
+    // A forward that never returns must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// What can be known to be wrong before anything is bound or loaded.
+fn check(options: &Options) -> anyhow::Result<()> {
+    ensure!(
+        !options.model_repository.is_empty(),
+        "no models to serve: name a directory with --model-repository DIR"
+    );
+    for repository in &options.model_repository {
+        ensure!(
+            repository.is_dir(),
+            "--model-repository {}: {}",
+            repository.display(),
+            if repository.exists() { "this is no directory" } else { "there is no such directory" }
+        );
+    }
+    if let Some(size) = options.max_message_size {
+        ensure!(
+            (1..=2 << 30).contains(&size.as_u64()),
+            "--max-message-size {size}: between 1B and 2GiB is expected, the most that gRPC can carry"
+        );
+    }
+    Ok(())
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
+    let metrics = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
+        "off" => None,
+        address => Some(bind(address, "--metrics-address").await?),
+    };
+    let backend = backend(&options)?;
+    let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
+    info!("{} on {}", backend.name(), devices.join(", "));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let workers = options.cpu_workers.map_or(cores, std::num::NonZeroUsize::get);
+    let pool = Pool::start(&backend, workers).context("the worker threads could not be started")?;
+    let table = Arc::new(Table::default());
+
+    let (stop, stopped) = watch::channel(false);
+    info!("gRPC on {}", grpc.local_addr()?);
+    let limits = Limits {
+        message: usize::try_from(options.max_message_size.map_or(MAX_MESSAGE, |size| size.as_u64()))?,
+        budget: Budget::new(usize::try_from(
+            options.receive_budget.map_or(RECEIVE_BUDGET, |size| size.as_u64()),
+        )?),
+    };
+    let listener = Listener {
+        service: Arc::new(Service {
+            table: Arc::clone(&table),
+            server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
+            limits,
+            compression: options.response_compression.unwrap_or_default(),
+        }),
+        routes: routes(&table)?,
+        max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
+    };
+    let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
+    let serving = tokio::spawn(listener.run(grpc, stopped.clone(), bound));
+    if let Some(metrics) = metrics {
+        info!("health on http://{}/health/ready", metrics.local_addr()?);
+        tokio::spawn(admin::serve(metrics, Arc::clone(&table), stopped));
+    }
+    let mut signals = Signals::new()?;
+    load(&options, backend, pool, Arc::clone(&table))?;
+
+    let name = signals.next().await;
+    info!("{name}: draining");
+    table.change(|table| table.draining = true);
+    let drain = async {
+        tokio::time::sleep(options.drain_delay.map_or(Duration::ZERO, |Period(time)| time)).await;
+        stop.send_replace(true);
+        serving.await
+    };
+    tokio::select! {
+        cut = drain => match cut? {
+            0 => info!("drained"),
+            cut => warn!("{cut} connections were still busy after {bound:?} and have been cut"),
+        },
+        name = signals.next() => warn!("{name} again: stopping at once"),
+    }
+    Ok(())
+}
+
+/// Loads the models on a thread of its own and says so when all are.
+fn load(options: &Options, backend: Arc<dyn Backend>, pool: Pool, table: Arc<Table>) -> anyhow::Result<()> {
+    let reconciler = Reconciler::new(options.model_repository.clone(), backend, pool, Arc::clone(&table));
+    std::thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
+        reconciler.run();
+        let snapshot = table.snapshot();
+        let served: Vec<&str> = snapshot
+            .routes
+            .iter()
+            .filter(|(_, route)| route.newest().is_some())
+            .map(|(name, _)| &**name)
+            .collect();
+        let failed = snapshot.routes.len() - served.len();
+        if failed == 0 {
+            info!("ready, serving {} models: {}", served.len(), served.join(", "));
+        } else {
+            warn!(
+                "ready, serving {} models: {}; {failed} cannot be served, see above",
+                served.len(),
+                served.join(", ")
+            );
+        }
+    })?;
+    Ok(())
+}
+
+fn routes(table: &Arc<Table>) -> anyhow::Result<Routes> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(sconce_proto::DESCRIPTORS)
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(HealthServer::new(HealthService { table: Arc::clone(table) }))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.routes().prepare())
+}
+
+async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("{flag} {address}: another process listens there already; stop it or choose another port")
+        }
+        Err(error) => bail!(
+            "{flag} {address}: cannot listen there: {error}; HOST:PORT is expected, such as 0.0.0.0:8001"
+        ),
+    }
+}
+
+/// Signals that stop the server.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(feature = "torch")]
+fn backend(options: &Options) -> anyhow::Result<Arc<dyn Backend>> {
+    for library in &options.op_library {
+        open_library(library)?;
+    }
+    let torch = sconce_torch::Torch::new();
+    let info = torch.info();
+    if info.gpus == 0 {
+        tracing::debug!("no GPU: {}", info.why_no_gpu);
+    }
+    Ok(Arc::new(torch))
+}
+
+#[cfg(feature = "torch")]
+fn open_library(library: &Path) -> anyhow::Result<()> {
+    sconce_torch::open_library(library)
+        .map_err(|why| anyhow::anyhow!("--op-library {}: cannot be opened: {why}", library.display()))
+}
+
+#[cfg(not(feature = "torch"))]
+fn backend(options: &Options) -> anyhow::Result<Arc<dyn Backend>> {
+    let libraries: &[std::path::PathBuf] = &options.op_library;
+    if let Some(library) = libraries.first().map(|path| -> &Path { path }) {
+        bail!("--op-library {}: this binary was built without libtorch", library.display());
+    }
+    Ok(Arc::new(sconce_engine::fake::Fake::new(0)))
+}
+
+/// The runtime's part of `sconce version`.
+#[cfg(feature = "torch")]
+pub(crate) fn runtime_info() -> String {
+    let info = sconce_torch::Torch::new().info();
+    let gpus = match info.gpus {
+        0 => format!("devices: cpu (no GPU: {})", info.why_no_gpu),
+        count => format!(
+            "devices: cpu, {}",
+            (0..count).map(|gpu| format!("gpu:{gpu}")).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    format!("libtorch {}, {}\n{gpus}\n", info.version, info.cpu_capability)
+}
+
+/// The runtime's part of `sconce version`.
+#[cfg(not(feature = "torch"))]
+pub(crate) fn runtime_info() -> String {
+    "built without libtorch: models are scripted, for tests\ndevices: cpu\n".to_owned()
+}

@@ -1,0 +1,20 @@
+//! gRPC on the wire, for unary calls: messages in, one message and its trailers out.
+//!
+//! Our own because three promises need it: malformed protobuf and oversized messages get the right
+//! codes, every byte that is received or decompressed counts against one budget *before* it is kept,
+//! and tensors are laid out so that libtorch can use them where they were received.
+//!
+//! - `budget`: how many bytes may be in memory
+//! - `compression`: gzip, deflate, zstd, bounded
+//! - `receive`: a message out of an HTTP/2 stream
+//! - `respond`: a message or a status into one
+
+mod budget;
+mod compression;
+mod receive;
+mod respond;
+
+pub(crate) use budget::Budget;
+pub(crate) use compression::{Encoding, ResponseCompression};
+pub(crate) use receive::{Limits, deadline, receive};
+pub(crate) use respond::{Body, message, status};

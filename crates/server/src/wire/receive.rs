@@ -1,0 +1,198 @@
+//! A unary request's one message, out of an HTTP/2 stream.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tonic::Status;
+
+use super::{
+    budget::{Budget, Reservation},
+    compression::Encoding,
+};
+
+/// gRPC's prefix of a message: a flag and a 32-bit length.
+const PREFIX: usize = 5;
+
+/// Where tensors like to end: a cache line, and a multiple of every dtype's size.
+const ALIGN: usize = 64;
+
+/// What is received at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of one message, unpacked.
+    pub(crate) message: usize,
+    /// Bytes of all messages that are being received or wait.
+    pub(crate) budget: Arc<Budget>,
+}
+
+/// A message whose place in the budget is held as long as any slice of it lives.
+struct Held {
+    data: Vec<u8>,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+pub(super) fn too_large(how: &str, limit: usize) -> Box<Status> {
+    Box::new(Status::resource_exhausted(format!(
+        "the message {how} the limit of {limit} bytes; send less at once or raise --max-message-size"
+    )))
+}
+
+fn broken(why: &str) -> Box<Status> {
+    Box::new(Status::invalid_argument(format!("the request is no gRPC message: {why}")))
+}
+
+/// The bytes of the one message of a unary request, unpacked. They hold their place in the budget.
+pub(crate) async fn receive(
+    body: &mut Incoming,
+    encoding: Option<Encoding>,
+    limits: &Limits,
+) -> Result<Bytes, Box<Status>> {
+    let mut reservation = limits.budget.reserve();
+    let mut first = next(body, &mut reservation).await?.ok_or_else(|| broken("it is empty"))?;
+    while first.len() < PREFIX {
+        // Nobody splits the prefix but a test, so the copy does not matter.
+        let more = next(body, &mut reservation).await?.ok_or_else(|| broken("it ends in its prefix"))?;
+        first = [first, more].concat().into();
+    }
+    let flag = first.get_u8();
+    let length = first.get_u32() as usize;
+    if flag > 1 {
+        return Err(broken("its first byte must be 0 or 1"));
+    }
+    if length > limits.message {
+        return Err(too_large(&format!("has {length} bytes, which is over"), limits.message));
+    }
+    let whole = first.len() == length;
+    let message = if whole { first } else { gather(body, first, length, &mut reservation).await? };
+    if body_goes_on(body).await? {
+        return Err(broken("a second message follows on a call that takes one"));
+    }
+    if flag == 1 {
+        let Some(encoding) = encoding else {
+            return Err(broken("it says it is compressed, but grpc-encoding does not say how"));
+        };
+        let unpacked = encoding.unpack(&message, limits.message, &mut reservation)?;
+        return Ok(Bytes::from_owner(Held { data: unpacked, _reservation: reservation }));
+    }
+    // One that came in one frame is small. It is used as it is, and was counted while it was received.
+    Ok(message)
+}
+
+/// Puts a message of many frames together in one buffer, which ends on an aligned address: raw
+/// contents are the last field of a request, so a single tensor is aligned for its dtype as well.
+async fn gather(
+    body: &mut Incoming,
+    first: Bytes,
+    length: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Box<Status>> {
+    let mut data: Vec<u8> = Vec::new();
+    // Only address space: pages are taken as bytes come, so a large claim costs its sender's bytes.
+    data.try_reserve_exact(length + ALIGN).map_err(|_| {
+        Box::new(Status::resource_exhausted("the server has no memory for this message; retry later"))
+    })?;
+    let pad = (data.as_ptr() as usize + length).wrapping_neg() % ALIGN;
+    data.resize(pad, 0);
+    let end = pad + length;
+    let mut frame = first;
+    loop {
+        if data.len() + frame.len() > end {
+            return Err(broken("a second message follows on a call that takes one"));
+        }
+        data.extend_from_slice(&frame);
+        if data.len() == end {
+            break;
+        }
+        frame = next(body, reservation)
+            .await?
+            .ok_or_else(|| broken(&format!("it says {length} bytes and ends after {}", data.len() - pad)))?;
+    }
+    let held = std::mem::replace(reservation, reservation.renew());
+    Ok(Bytes::from_owner(Held { data, _reservation: held }).slice(pad..))
+}
+
+/// The next data of the stream, charged to the budget.
+async fn next(body: &mut Incoming, reservation: &mut Reservation) -> Result<Option<Bytes>, Box<Status>> {
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Box::new(Status::cancelled(format!("the client went away: {error}"))))?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            reservation.grow(data.len())?;
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there is data after the message.
+async fn body_goes_on(body: &mut Incoming) -> Result<bool, Box<Status>> {
+    use hyper::body::Body;
+    if body.is_end_stream() {
+        return Ok(false);
+    }
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Box::new(Status::cancelled(format!("the client went away: {error}"))))?;
+        if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The instant at which the caller's deadline passes: `grpc-timeout`, digits and a unit.
+pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Box<Status>> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let timeout = value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
+        Box::new(Status::invalid_argument(format!(
+            "grpc-timeout {value:?} is not valid: up to 8 digits and one of H, M, S, m, u, n are expected"
+        )))
+    })?;
+    // Too far away to be an instant is as good as none.
+    Ok(Instant::now().checked_add(timeout))
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_of_every_unit_and_of_none() {
+        assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "m", "5", "5x", "-5S", "123456789S", "5é", "é"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+}

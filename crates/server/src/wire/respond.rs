@@ -1,0 +1,123 @@
+//! A message or a status, into an HTTP/2 stream.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http_body::Frame;
+use prost::Message;
+use tonic::Status;
+
+use super::compression::{ACCEPTED, Encoding};
+
+/// The largest message that gRPC clients take: their lengths are signed.
+const MAX_MESSAGE: usize = i32::MAX as usize;
+
+/// gRPC's prefix of a message.
+const PREFIX: usize = 5;
+
+/// The body of an answer.
+pub(crate) enum Body {
+    /// One message, then the trailers of success.
+    Unary(Option<Bytes>),
+    /// The trailers have been sent, or there is nothing to send.
+    End,
+    /// Whatever tonic's services answer.
+    Tonic(tonic::body::Body),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Unary(message) => {
+                if let Some(message) = message.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                *self = Self::End;
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Self::End => Poll::Ready(None),
+            Self::Tonic(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Unary(_) => false,
+            Self::End => true,
+            Self::Tonic(body) => body.is_end_stream(),
+        }
+    }
+}
+
+fn headers(encoding: Option<Encoding>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
+    if let Some(encoding) = encoding {
+        headers.insert("grpc-encoding", encoding.header());
+    }
+    headers
+}
+
+/// An answer of one message.
+pub(crate) fn message(message: &impl Message, encoding: Option<Encoding>) -> http::Response<Body> {
+    let data = match encode(message, encoding) {
+        Ok(data) => data,
+        Err(failed) => return status(&failed),
+    };
+    let mut response = http::Response::new(Body::Unary(Some(data)));
+    *response.headers_mut() = headers(encoding);
+    response
+}
+
+fn encode(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, Box<Status>> {
+    let length = message.encoded_len();
+    if length > MAX_MESSAGE {
+        return Err(Box::new(Status::resource_exhausted(format!(
+            "the answer has {length} bytes, more than the {MAX_MESSAGE} that gRPC can carry; ask for less at once"
+        ))));
+    }
+    let Some(encoding) = encoding else {
+        let mut data = BytesMut::with_capacity(PREFIX + length);
+        data.put_u8(0);
+        data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        message.encode_raw(&mut data);
+        return Ok(data.freeze());
+    };
+    let mut packed = Vec::with_capacity(PREFIX + length / 4);
+    packed.extend_from_slice(&[1, 0, 0, 0, 0]);
+    let mut packed = encoding.pack(&message.encode_to_vec(), packed).map_err(|error| {
+        Box::new(Status::internal(format!("the answer could not be compressed: {error}")))
+    })?;
+    let length = u32::try_from(packed.len() - PREFIX).unwrap_or(u32::MAX);
+    packed[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(packed.into())
+}
+
+/// An answer that is only a status: HTTP headers and nothing else.
+pub(crate) fn status(status: &Status) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::End);
+    *response.headers_mut() = headers(None);
+    // A status that cannot be written has text that no header can carry, and none of ours has.
+    let written: Result<(), Status> = status.add_header(response.headers_mut());
+    debug_assert!(written.is_ok());
+    response
+}
+
+impl From<tonic::body::Body> for Body {
+    fn from(body: tonic::body::Body) -> Self {
+        Self::Tonic(body)
+    }
+}

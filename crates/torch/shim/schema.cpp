@@ -1,0 +1,233 @@
+// What `forward` takes and returns, and what it changes, read off its schema and its graph.
+
+#include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/serialization/export.h>
+
+#include <functional>
+#include <set>
+#include <sstream>
+
+#include "internal.h"
+
+namespace jit = torch::jit;
+
+namespace {
+
+std::string json(const std::string& text) {
+  std::ostringstream out;
+  out << '"';
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out << '\\' << c;
+    } else if (byte < 0x20) {
+      out << "\\u00" << "0123456789abcdef"[byte >> 4] << "0123456789abcdef"[byte & 15];
+    } else {
+      out << c;
+    }
+  }
+  out << '"';
+  return out.str();
+}
+
+std::string json(const std::vector<std::string>& texts) {
+  std::string out = "[";
+  for (const auto& text : texts) out += (out.size() > 1 ? "," : "") + json(text);
+  return out + "]";
+}
+
+bool is_dict_of_tensors(const c10::TypePtr& type) {
+  const auto dict = type->cast<c10::DictType>();
+  return dict && dict->getKeyType()->kind() == c10::TypeKind::StringType &&
+      dict->getValueType()->kind() == c10::TypeKind::TensorType;
+}
+
+std::string argument_kind(const c10::TypePtr& type) {
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType:
+      return "tensor";
+    case c10::TypeKind::IntType:
+      return "int";
+    case c10::TypeKind::FloatType:
+      return "float";
+    case c10::TypeKind::BoolType:
+      return "bool";
+    case c10::TypeKind::StringType:
+      return "str";
+    case c10::TypeKind::ListType: {
+      const auto element = type->expectRef<c10::ListType>().getElementType()->kind();
+      if (element == c10::TypeKind::TensorType) return "tensors";
+      if (element == c10::TypeKind::StringType) return "strings";
+      break;
+    }
+    default:
+      if (is_dict_of_tensors(type)) return "dict";
+  }
+  return "other";
+}
+
+void each_node(jit::Block* block, const std::function<void(jit::Node*)>& visit) {
+  for (auto* node : block->nodes()) {
+    visit(node);
+    for (auto* inner : node->blocks()) each_node(inner, visit);
+  }
+}
+
+// The constant keys by which the code reads or writes a dict, in the order of the code.
+std::vector<std::string> constant_keys(jit::Graph& graph, const jit::Value* dict, const char* operation) {
+  std::vector<std::string> keys;
+  const auto symbol = c10::Symbol::fromQualString(operation);
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != symbol || node->inputs().size() < 2 || node->input(0) != dict) return;
+    const auto key = jit::toIValue(node->input(1));
+    if (key && key->isString() && std::find(keys.begin(), keys.end(), key->toStringRef()) == keys.end()) {
+      keys.push_back(key->toStringRef());
+    }
+  });
+  return keys;
+}
+
+std::vector<std::string> built_keys(jit::Graph& graph, const jit::Value* dict) {
+  std::vector<std::string> keys;
+  if (dict->node()->kind() == c10::prim::DictConstruct) {
+    const auto inputs = dict->node()->inputs();
+    for (size_t i = 0; i + 1 < inputs.size(); i += 2) {
+      const auto key = jit::toIValue(inputs[i]);
+      if (key && key->isString()) keys.push_back(key->toStringRef());
+    }
+  }
+  for (auto& key : constant_keys(graph, dict, "aten::_set_item")) {
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+  }
+  return keys;
+}
+
+// `value` is the graph's value of that type where it is known, to look for keys.
+std::string return_kind(jit::Graph& graph, const c10::TypePtr& type, const jit::Value* value) {
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType:
+      return R"({"kind":"tensor"})";
+    case c10::TypeKind::AnyType:
+      return R"({"kind":"unknown"})";
+    case c10::TypeKind::OptionalType:
+      return return_kind(graph, type->expectRef<c10::OptionalType>().getElementType(), nullptr);
+    case c10::TypeKind::ListType: {
+      const auto element = type->expectRef<c10::ListType>().getElementType();
+      if (element->kind() == c10::TypeKind::StringType) return R"({"kind":"strings"})";
+      return R"({"kind":"list","element":)" + return_kind(graph, element, nullptr) + "}";
+    }
+    case c10::TypeKind::TupleType: {
+      const auto& tuple = type->expectRef<c10::TupleType>();
+      const bool built = value != nullptr && value->node()->kind() == c10::prim::TupleConstruct;
+      std::string out = R"({"kind":"tuple","fields":[)";
+      for (size_t i = 0; i < tuple.elements().size(); i++) {
+        const auto* inner = built ? value->node()->input(i) : nullptr;
+        const auto name = tuple.schema() ? json(tuple.schema()->arguments().at(i).name()) : "null";
+        out += (i > 0 ? ",[" : "[") + name + "," + return_kind(graph, tuple.elements()[i], inner) + "]";
+      }
+      return out + "]}";
+    }
+    case c10::TypeKind::DictType: {
+      const auto& dict = type->expectRef<c10::DictType>();
+      const auto element = return_kind(graph, dict.getValueType(), nullptr);
+      if (dict.getKeyType()->kind() == c10::TypeKind::StringType && element.find("\"other\"") == std::string::npos) {
+        const auto keys = value != nullptr ? built_keys(graph, value) : std::vector<std::string>{};
+        return R"({"kind":"dict","keys":)" + json(keys) + "}";
+      }
+      break;
+    }
+    default:
+      break;
+  }
+  return R"({"kind":"other","type":)" + json(type->repr_str()) + "}";
+}
+
+std::shared_ptr<jit::Graph> inlined(const sc_module* module) {
+  auto graph = module->forward.graph()->copy();
+  jit::Inline(*graph);
+  return graph;
+}
+
+} // namespace
+
+int sc_schema(const sc_module* module, char** schema, char** error) {
+  return sc_try(error, [&] {
+    const auto graph = inlined(module);
+    const auto& arguments = module->forward.function().getSchema().arguments();
+    std::string out = R"({"arguments":[)";
+    for (size_t i = 1; i < arguments.size(); i++) {
+      auto type = arguments[i].type();
+      bool optional = arguments[i].default_value().has_value();
+      if (const auto maybe = type->cast<c10::OptionalType>()) {
+        type = maybe->getElementType();
+        optional = true;
+      }
+      const auto kind = argument_kind(type);
+      std::vector<std::string> keys;
+      if (kind == "dict" && i < graph->inputs().size()) {
+        keys = constant_keys(*graph, graph->inputs()[i], "aten::__getitem__");
+      }
+      out += std::string(i > 1 ? "," : "") + R"({"name":)" + json(arguments[i].name()) + R"(,"kind":)" + json(kind) +
+          R"(,"type":)" + json(type->repr_str()) + R"(,"optional":)" + (optional ? "true" : "false") + R"(,"keys":)" +
+          json(keys) + "}";
+    }
+    const auto& returns = module->forward.function().getSchema().returns();
+    const auto* result = graph->outputs().empty() ? nullptr : graph->outputs()[0];
+    out += R"(],"returns":)" + return_kind(*graph, returns.at(0).type(), result) + "}";
+    *schema = sc_text(out);
+  });
+}
+
+int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** what, char** error) {
+  return sc_try(error, [&] {
+    const auto graph = inlined(module);
+    jit::AliasDb aliases(graph);
+    jit::ValueSet owned;
+    jit::ValueSet given(graph->inputs().begin() + (graph->inputs().empty() ? 0 : 1), graph->inputs().end());
+    std::string found;
+    each_node(graph->block(), [&](jit::Node* node) {
+      if (node->kind() == c10::prim::GetAttr && node->output()->type()->kind() != c10::TypeKind::ClassType) {
+        owned.insert(node->output());
+      }
+      if (node->kind() == c10::prim::SetAttr && found.empty()) found = node->s(c10::attr::name);
+    });
+    each_node(graph->block(), [&](jit::Node* node) {
+      if (!aliases.hasWriters(node)) return;
+      if (found.empty() && !owned.empty() && aliases.writesToAlias(node, owned)) {
+        found = node->kind().toQualString();
+      }
+      if (!given.empty() && aliases.writesToAlias(node, given)) *inputs = true;
+    });
+    *attributes = !found.empty();
+    *what = sc_text(found);
+  });
+}
+
+int sc_define(const char* source, const char* const* parameters, size_t count, const char* path, char** error) {
+  return sc_try(error, [&] {
+    jit::Module module("Model");
+    auto generator = at::detail::createCPUGenerator(7);
+    for (size_t i = 0; i < count; i++) {
+      // "name:2x3", or "buffer name:2x3" for one that is no parameter.
+      std::string text = parameters[i];
+      const bool buffer = text.rfind("buffer ", 0) == 0;
+      if (buffer) text = text.substr(7);
+      const auto colon = text.find(':');
+      TORCH_CHECK(colon != std::string::npos, "a parameter is written name:2x3, not ", text);
+      std::vector<int64_t> shape;
+      std::istringstream sizes(text.substr(colon + 1));
+      for (std::string size; std::getline(sizes, size, 'x');) shape.push_back(std::stoll(size));
+      auto value = at::randn(shape, generator) * 0.1;
+      const auto name = text.substr(0, colon);
+      if (buffer) {
+        module.register_buffer(name, value);
+      } else {
+        module.register_parameter(name, value, false);
+      }
+    }
+    module.define(source);
+    module.save(path);
+  });
+}

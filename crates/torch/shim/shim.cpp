@@ -1,0 +1,275 @@
+#include "shim.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+#include <torch/csrc/jit/python/update_graph_executor_opt.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/script.h>
+#include <torch/version.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "internal.h"
+
+char* sc_text(const std::string& text) {
+  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy != nullptr) {
+    std::memcpy(copy, text.data(), text.size());
+    copy[text.size()] = 0;
+  }
+  return copy;
+}
+
+namespace {
+// Grad mode off in any case; inference mode where the configuration leaves it on.
+struct NoGrad {
+  explicit NoGrad(bool inference) {
+    if (inference) mode.emplace(true);
+  }
+  torch::NoGradGuard no_grad;
+  std::optional<c10::InferenceMode> mode;
+};
+
+at::Device device_of(int32_t cuda_index) {
+  return cuda_index < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_index));
+}
+} // namespace
+
+void sc_free(char* text) { std::free(text); }
+
+const char* sc_torch_version() { return TORCH_VERSION; }
+
+char* sc_cpu_capability() { return sc_text(at::get_cpu_capability()); }
+
+int sc_open_library(const char* path, char** error) {
+  if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) return 0;
+  *error = sc_text(dlerror());
+  return -1;
+}
+
+int32_t sc_cuda_devices(const char* library, char** why_none) {
+  // Registers the CUDA backend with a binary that was linked against the CPU's libraries only.
+  if (dlopen(library, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    *why_none = sc_text(dlerror());
+    return 0;
+  }
+  int32_t count = 0;
+  char* error = nullptr;
+  sc_try(&error, [&] {
+    // Throws with the driver's reason, which deviceCount() swallows.
+    at::globalContext().lazyInitDevice(at::kCUDA);
+    count = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+  });
+  *why_none = error;
+  return count;
+}
+
+void sc_init() {
+  // Two executors of one process otherwise fight over the cores with pools of their own.
+  try {
+    at::set_num_interop_threads(1);
+  } catch (const std::exception&) {
+    // Only the first call counts; that it has been set is all we want.
+  }
+}
+
+int sc_enter_device(int32_t cuda_index, char** error) {
+  if (cuda_index < 0) return 0;
+  return sc_try(error, [&] {
+    // A stream of its own per worker, through the device-independent guard: no CUDA headers needed.
+    const auto device = device_of(cuda_index);
+    c10::impl::VirtualGuardImpl guard(at::kCUDA);
+    guard.setDevice(device);
+    guard.exchangeStream(guard.getStreamFromGlobalPool(device));
+  });
+}
+
+void sc_set_threads(int32_t threads) { at::set_num_threads(threads); }
+
+int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module** module, char** error) {
+  return sc_try(error, [&] {
+    NoGrad guard(inference_mode);
+    auto loaded = torch::jit::load(path, device_of(cuda_index));
+    loaded.eval();
+    *module = new sc_module(std::move(loaded), device_of(cuda_index));
+  });
+}
+
+int sc_freeze(const sc_module* module, bool optimize, sc_module** frozen, char** error) {
+  return sc_try(error, [&] {
+    torch::NoGradGuard guard;
+    auto result = torch::jit::freeze(module->module);
+    if (optimize) result = torch::jit::optimize_for_inference(result);
+    *frozen = new sc_module(std::move(result), module->device);
+  });
+}
+
+int sc_copy(const sc_module* module, sc_module** copy, char** error) {
+  return sc_try(error, [&] { *copy = new sc_module(module->module.deepcopy(), module->device); });
+}
+
+void sc_module_free(sc_module* module) { delete module; }
+
+sc_call* sc_call_new(const sc_module* module) {
+  auto* call = new sc_call;
+  call->module = module;
+  call->stack.reserve(module->defaults.size());
+  return call;
+}
+
+void sc_call_free(sc_call* call) { delete call; }
+
+void sc_push_default(sc_call* call) {
+  // By position: the stack has exactly one value for each argument before this one.
+  call->stack.push_back(call->module->defaults.at(call->stack.size()));
+}
+
+void sc_push_int(sc_call* call, int64_t value) { call->stack.emplace_back(value); }
+void sc_push_float(sc_call* call, double value) { call->stack.emplace_back(value); }
+void sc_push_bool(sc_call* call, bool value) { call->stack.emplace_back(value); }
+void sc_push_str(sc_call* call, const char* data, size_t size) { call->stack.emplace_back(std::string(data, size)); }
+
+void sc_push_strings(sc_call* call, const char* const* data, const size_t* sizes, size_t count) {
+  c10::List<std::string> list;
+  list.reserve(count);
+  for (size_t i = 0; i < count; i++) list.push_back(std::string(data[i], sizes[i]));
+  call->stack.emplace_back(std::move(list));
+}
+
+int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t* sizes, size_t dims, bool copy,
+                   void* owner, void (*release)(void*), char** error) {
+  return sc_try(error, [&] {
+    const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype));
+    const at::IntArrayRef shape(sizes, dims);
+    at::Tensor tensor;
+    if (copy) {
+      tensor = at::empty(shape, options);
+      if (tensor.nbytes() > 0) std::memcpy(tensor.mutable_data_ptr(), data, tensor.nbytes());
+      release(owner);
+    } else {
+      tensor = at::from_blob(const_cast<void*>(data), shape, [owner, release](void*) { release(owner); }, options);
+    }
+    if (!call->module->device.is_cpu()) tensor = tensor.to(call->module->device);
+    call->stack.emplace_back(std::move(tensor));
+  });
+}
+
+int sc_fold_list(sc_call* call, size_t count, char** error) {
+  return sc_try(error, [&] {
+    c10::List<at::Tensor> list;
+    list.reserve(count);
+    const size_t first = call->stack.size() - count;
+    for (size_t i = 0; i < count; i++) list.push_back(std::move(call->stack[first + i]).toTensor());
+    call->stack.resize(first);
+    call->stack.emplace_back(std::move(list));
+  });
+}
+
+int sc_fold_dict(sc_call* call, const char* const* keys, const size_t* sizes, size_t count, char** error) {
+  return sc_try(error, [&] {
+    c10::Dict<std::string, at::Tensor> dict;
+    const size_t first = call->stack.size() - count;
+    for (size_t i = 0; i < count; i++) {
+      dict.insert(std::string(keys[i], sizes[i]), std::move(call->stack[first + i]).toTensor());
+    }
+    call->stack.resize(first);
+    call->stack.emplace_back(std::move(dict));
+  });
+}
+
+int sc_run(const sc_module* module, sc_call* call, bool inference_mode, bool optimized, sc_value** value,
+           char** error) {
+  const int outcome = sc_try(error, [&] {
+    NoGrad guard(inference_mode);
+    std::optional<torch::jit::GraphOptimizerEnabledGuard> plain;
+    if (!optimized) plain.emplace(false);
+    *value = new sc_value{module->forward(std::move(call->stack))};
+  });
+  delete call;
+  return outcome;
+}
+
+namespace {
+bool is_strings(const c10::IValue& value) {
+  return value.isList() && value.toListRef().empty() ? value.type()->cast<c10::ListType>() != nullptr &&
+          value.type()->cast<c10::ListType>()->getElementType()->kind() == c10::StringType::Kind
+                                                      : value.isList() && value.toListRef()[0].isString();
+}
+} // namespace
+
+sc_kind sc_value_kind(const sc_value* value) {
+  const auto& inner = value->value;
+  if (inner.isTensor()) return SC_TENSOR;
+  if (inner.isTuple()) return SC_TUPLE;
+  if (inner.isTensorList()) return SC_LIST;
+  if (inner.isList()) return is_strings(inner) ? SC_STRINGS : SC_LIST;
+  if (inner.isGenericDict()) {
+    const auto dict = inner.toGenericDict();
+    if (dict.keyType()->kind() == c10::StringType::Kind) return SC_DICT;
+  }
+  return SC_OTHER;
+}
+
+size_t sc_value_size(const sc_value* value) {
+  const auto& inner = value->value;
+  if (inner.isTuple()) return inner.toTupleRef().elements().size();
+  if (inner.isList()) return inner.toListRef().size();
+  if (inner.isGenericDict()) return inner.toGenericDict().size();
+  return 0;
+}
+
+char* sc_value_type(const sc_value* value) {
+  return sc_text(value->value.isNone() ? "None" : value->value.type()->repr_str());
+}
+
+int sc_value_at(const sc_value* value, size_t index, sc_value** element, char** name, char** error) {
+  return sc_try(error, [&] {
+    const auto& inner = value->value;
+    *name = nullptr;
+    if (inner.isTuple()) {
+      *element = new sc_value{inner.toTupleRef().elements().at(index)};
+      const auto type = inner.toTupleRef().type();
+      if (type->schema()) *name = sc_text(type->schema()->arguments().at(index).name());
+    } else if (inner.isGenericDict()) {
+      const auto dict = inner.toGenericDict();
+      auto entry = dict.begin();
+      std::advance(entry, static_cast<std::ptrdiff_t>(index));
+      *element = new sc_value{entry->value()};
+      *name = sc_text(entry->key().toStringRef());
+    } else {
+      *element = new sc_value{inner.toListRef().at(index)};
+    }
+  });
+}
+
+void sc_value_string(const sc_value* value, size_t index, const char** data, size_t* size) {
+  const auto& text = value->value.toListRef()[index].toStringRef();
+  *data = text.data();
+  *size = text.size();
+}
+
+int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error) {
+  return sc_try(error, [&] {
+    auto result = value->value.toTensor();
+    TORCH_CHECK(result.defined(), "an undefined tensor");
+    TORCH_CHECK(!result.is_quantized(), "a quantized tensor; dequantize it in the model");
+    if (result.layout() != at::kStrided) result = result.to_dense();
+    // Waits for the worker's stream when it comes from a GPU.
+    result = result.to(at::kCPU).contiguous().resolve_conj().resolve_neg();
+    auto* handle = new at::Tensor(std::move(result));
+    *tensor = {handle,
+               handle->const_data_ptr(),
+               handle->nbytes(),
+               static_cast<int8_t>(handle->scalar_type()),
+               static_cast<size_t>(handle->dim()),
+               handle->sizes().data()};
+  });
+}
+
+void sc_value_free(sc_value* value) { delete value; }
+void sc_tensor_free(void* handle) { delete static_cast<at::Tensor*>(handle); }

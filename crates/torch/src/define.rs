@@ -1,0 +1,18 @@
+//! TorchScript source to a model file, for tests and samples: no Python needed.
+
+use std::path::Path;
+
+use crate::{ffi, message};
+
+/// Compiles `source`, which is `def forward(self, ...): ...` and further methods, and saves the module.
+///
+/// Each parameter is `name:2x3`, or `buffer name:2x3`; its values are drawn from a fixed seed.
+///
+/// # Errors
+/// libtorch's reason.
+pub fn define(source: &str, parameters: &[&str], path: &Path) -> Result<(), String> {
+    ffi::define(source, parameters, path).map_err(|text| {
+        // The compiler's message is many lines, and all of them help whoever wrote the source.
+        if text.is_empty() { message::first_line(&text) } else { text }
+    })
+}

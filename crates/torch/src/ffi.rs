@@ -1,0 +1,443 @@
+//! The C++ shim: declarations, and safe wrappers that own what it hands out.
+#![allow(unsafe_code)] // the one place of the project where it is allowed
+
+use std::{
+    ffi::{CStr, CString, c_char, c_void},
+    path::Path,
+    ptr,
+};
+
+use bytes::Bytes;
+
+#[repr(C)]
+struct RawModule {
+    _opaque: [u8; 0],
+}
+#[repr(C)]
+struct RawCall {
+    _opaque: [u8; 0],
+}
+#[repr(C)]
+struct RawValue {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+struct RawTensor {
+    handle: *mut c_void,
+    data: *const c_void,
+    bytes: usize,
+    dtype: i8,
+    dims: usize,
+    sizes: *const i64,
+}
+
+type ErrorOut = *mut *mut c_char;
+
+#[rustfmt::skip]
+unsafe extern "C" {
+    fn sc_free(text: *mut c_char);
+    fn sc_torch_version() -> *const c_char;
+    fn sc_cpu_capability() -> *mut c_char;
+    fn sc_open_library(path: *const c_char, error: ErrorOut) -> i32;
+    fn sc_cuda_devices(library: *const c_char, why_none: ErrorOut) -> i32;
+    fn sc_init();
+    fn sc_enter_device(cuda_index: i32, error: ErrorOut) -> i32;
+    fn sc_set_threads(threads: i32);
+    fn sc_load(path: *const c_char, cuda: i32, inference: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
+    fn sc_freeze(module: *const RawModule, optimize: bool, frozen: *mut *mut RawModule, error: ErrorOut) -> i32;
+    fn sc_schema(module: *const RawModule, schema: *mut *mut c_char, error: ErrorOut) -> i32;
+    fn sc_mutates(module: *const RawModule, attributes: *mut bool, inputs: *mut bool, what: *mut *mut c_char, error: ErrorOut) -> i32;
+    fn sc_copy(module: *const RawModule, copy: *mut *mut RawModule, error: ErrorOut) -> i32;
+    fn sc_module_free(module: *mut RawModule);
+    fn sc_call_new(module: *const RawModule) -> *mut RawCall;
+    fn sc_call_free(call: *mut RawCall);
+    fn sc_push_default(call: *mut RawCall);
+    fn sc_push_int(call: *mut RawCall, value: i64);
+    fn sc_push_float(call: *mut RawCall, value: f64);
+    fn sc_push_bool(call: *mut RawCall, value: bool);
+    fn sc_push_str(call: *mut RawCall, data: *const u8, size: usize);
+    fn sc_push_strings(call: *mut RawCall, data: *const *const u8, sizes: *const usize, count: usize);
+    fn sc_push_tensor(call: *mut RawCall, data: *const c_void, dtype: i8, sizes: *const i64, dims: usize, copy: bool, owner: *mut c_void, release: extern "C" fn(*mut c_void), error: ErrorOut) -> i32;
+    fn sc_fold_list(call: *mut RawCall, count: usize, error: ErrorOut) -> i32;
+    fn sc_fold_dict(call: *mut RawCall, keys: *const *const u8, sizes: *const usize, count: usize, error: ErrorOut) -> i32;
+    fn sc_run(module: *const RawModule, call: *mut RawCall, inference: bool, optimized: bool, value: *mut *mut RawValue, error: ErrorOut) -> i32;
+    fn sc_value_kind(value: *const RawValue) -> i32;
+    fn sc_value_size(value: *const RawValue) -> usize;
+    fn sc_value_type(value: *const RawValue) -> *mut c_char;
+    fn sc_value_at(value: *const RawValue, index: usize, element: *mut *mut RawValue, name: *mut *mut c_char, error: ErrorOut) -> i32;
+    fn sc_value_string(value: *const RawValue, index: usize, data: *mut *const u8, size: *mut usize);
+    fn sc_value_tensor(value: *const RawValue, tensor: *mut RawTensor, error: ErrorOut) -> i32;
+    fn sc_value_free(value: *mut RawValue);
+    fn sc_tensor_free(handle: *mut c_void);
+    #[cfg(feature = "define")]
+    fn sc_define(source: *const c_char, parameters: *const *const c_char, count: usize, path: *const c_char, error: ErrorOut) -> i32;
+}
+
+/// Takes a text over from the shim.
+fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the shim's texts end with a zero and are ours until sc_free.
+    let copy = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    // SAFETY: it came from the shim and is not used after this.
+    unsafe { sc_free(text) };
+    copy
+}
+
+/// Calls a function of the shim that can fail.
+fn check(call: impl FnOnce(ErrorOut) -> i32) -> Result<(), String> {
+    let mut error = ptr::null_mut();
+    if call(&raw mut error) == 0 { Ok(()) } else { Err(take_text(error)) }
+}
+
+fn c_path(path: &Path) -> Result<CString, String> {
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "the path has a zero byte in it".to_owned())
+}
+
+/// The libtorch that was compiled against, `2.11.0`.
+pub(crate) fn version() -> String {
+    // SAFETY: a constant of the shim.
+    unsafe { CStr::from_ptr(sc_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The instruction set that libtorch chose: `AVX2`, `AVX512`, `DEFAULT`.
+pub(crate) fn cpu_capability() -> String {
+    // SAFETY: the text is ours.
+    take_text(unsafe { sc_cpu_capability() })
+}
+
+/// Process-wide settings, before anything runs.
+pub(crate) fn init() {
+    // SAFETY: no preconditions.
+    unsafe { sc_init() }
+}
+
+/// Opens a shared library with custom operators, which register themselves.
+///
+/// # Errors
+/// The loader's reason.
+pub fn open_library(path: &Path) -> Result<(), String> {
+    let path = c_path(path)?;
+    // SAFETY: a valid path; the library's initialisers are trusted as the operator asked for it.
+    check(|error| unsafe { sc_open_library(path.as_ptr(), error) })
+}
+
+/// Opens CUDA's half of libtorch and counts the GPUs; with the reason where there are none.
+pub(crate) fn cuda_devices(library: &str) -> (u32, String) {
+    let Ok(library) = CString::new(library) else { return (0, String::new()) };
+    let mut why = ptr::null_mut();
+    // SAFETY: valid texts, and `why` is ours afterwards.
+    let count = unsafe { sc_cuda_devices(library.as_ptr(), &raw mut why) };
+    (u32::try_from(count).unwrap_or(0), take_text(why))
+}
+
+/// Gives this thread a stream of its own on a GPU; -1 is the CPU.
+pub(crate) fn enter_device(cuda_index: i32) -> Result<(), String> {
+    // SAFETY: no pointers but the error's.
+    check(|error| unsafe { sc_enter_device(cuda_index, error) })
+}
+
+/// Sets how many threads the operators called by this thread use.
+pub(crate) fn set_threads(threads: usize) {
+    // SAFETY: no preconditions.
+    unsafe { sc_set_threads(i32::try_from(threads).unwrap_or(i32::MAX)) }
+}
+
+/// A module on a device.
+pub(crate) struct Module(*mut RawModule);
+
+// SAFETY: a TorchScript module that does not change its attributes may be run by any threads at once;
+// one that does is never shared (each runner has a copy, and a runner has one user at a time).
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { sc_module_free(self.0) }
+    }
+}
+
+/// What `forward` changes besides making its outputs.
+#[derive(Debug, Default)]
+pub(crate) struct Mutates {
+    pub(crate) attributes: bool,
+    pub(crate) inputs: bool,
+    /// The attribute or the operation that changes one.
+    pub(crate) what: String,
+}
+
+impl Module {
+    pub(crate) fn load(path: &Path, cuda_index: i32, inference: bool) -> Result<Self, String> {
+        let path = c_path(path)?;
+        let mut module = ptr::null_mut();
+        // SAFETY: valid pointers; on success `module` is set.
+        check(|error| unsafe { sc_load(path.as_ptr(), cuda_index, inference, &raw mut module, error) })?;
+        Ok(Self(module))
+    }
+
+    pub(crate) fn freeze(&self, optimize: bool) -> Result<Self, String> {
+        let mut frozen = ptr::null_mut();
+        // SAFETY: as in `load`.
+        check(|error| unsafe { sc_freeze(self.0, optimize, &raw mut frozen, error) })?;
+        Ok(Self(frozen))
+    }
+
+    pub(crate) fn copy(&self) -> Result<Self, String> {
+        let mut copy = ptr::null_mut();
+        // SAFETY: as in `load`.
+        check(|error| unsafe { sc_copy(self.0, &raw mut copy, error) })?;
+        Ok(Self(copy))
+    }
+
+    pub(crate) fn schema(&self) -> Result<String, String> {
+        let mut schema = ptr::null_mut();
+        // SAFETY: as in `load`.
+        check(|error| unsafe { sc_schema(self.0, &raw mut schema, error) })?;
+        Ok(take_text(schema))
+    }
+
+    pub(crate) fn mutates(&self) -> Result<Mutates, String> {
+        let (mut attributes, mut inputs, mut what) = (false, false, ptr::null_mut());
+        let out = (&raw mut attributes, &raw mut inputs, &raw mut what);
+        // SAFETY: valid pointers.
+        check(|error| unsafe { sc_mutates(self.0, out.0, out.1, out.2, error) })?;
+        Ok(Mutates { attributes, inputs, what: take_text(what) })
+    }
+
+    pub(crate) fn run(&self, call: Call<'_>, inference: bool, optimized: bool) -> Result<Value, String> {
+        let mut value = ptr::null_mut();
+        let raw = call.raw;
+        std::mem::forget(call); // sc_run frees it
+        // SAFETY: the call was made for this module and is not used after this.
+        check(|error| unsafe { sc_run(self.0, raw, inference, optimized, &raw mut value, error) })?;
+        Ok(Value(value))
+    }
+}
+
+/// The arguments of one call, pushed in order.
+pub(crate) struct Call<'m> {
+    raw: *mut RawCall,
+    _module: &'m Module,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { sc_call_free(self.raw) }
+    }
+}
+
+extern "C" fn release(owner: *mut c_void) {
+    // SAFETY: `owner` is a boxed Bytes that `Call::tensor` gave away, and is released once.
+    drop(unsafe { Box::from_raw(owner.cast::<Bytes>()) });
+}
+
+impl<'m> Call<'m> {
+    pub(crate) fn new(module: &'m Module) -> Self {
+        // SAFETY: the module outlives the call.
+        Self { raw: unsafe { sc_call_new(module.0) }, _module: module }
+    }
+
+    pub(crate) fn default(&mut self) {
+        // SAFETY: fewer values than arguments have been pushed: the engine pushes one for each.
+        unsafe { sc_push_default(self.raw) }
+    }
+
+    pub(crate) fn int(&mut self, value: i64) {
+        // SAFETY: a valid call.
+        unsafe { sc_push_int(self.raw, value) }
+    }
+
+    pub(crate) fn float(&mut self, value: f64) {
+        // SAFETY: a valid call.
+        unsafe { sc_push_float(self.raw, value) }
+    }
+
+    pub(crate) fn bool(&mut self, value: bool) {
+        // SAFETY: a valid call.
+        unsafe { sc_push_bool(self.raw, value) }
+    }
+
+    pub(crate) fn str(&mut self, value: &[u8]) {
+        // SAFETY: the bytes are copied.
+        unsafe { sc_push_str(self.raw, value.as_ptr(), value.len()) }
+    }
+
+    pub(crate) fn strings(&mut self, values: &[&[u8]]) {
+        let (data, sizes) = slices(values);
+        // SAFETY: two arrays of the same length; the bytes are copied.
+        unsafe { sc_push_strings(self.raw, data.as_ptr(), sizes.as_ptr(), values.len()) }
+    }
+
+    /// A tensor that borrows `data` for as long as libtorch wants it, or copies it.
+    ///
+    /// The caller has checked that `data` is what dtype and shape say.
+    pub(crate) fn tensor(&mut self, data: Bytes, dtype: i8, shape: &[i64], copy: bool) -> Result<(), String> {
+        let at = data.as_ptr().cast::<c_void>();
+        let owner = Box::into_raw(Box::new(data)).cast::<c_void>();
+        // SAFETY: `at` stays valid until `release(owner)`: the boxed handle keeps the bytes alive. The
+        // shim releases it when the tensor goes, and does not write: inputs that are written to are copied.
+        check(|error| unsafe {
+            let (sizes, dims) = (shape.as_ptr(), shape.len());
+            sc_push_tensor(self.raw, at, dtype, sizes, dims, copy, owner, release, error)
+        })
+    }
+
+    pub(crate) fn fold_list(&mut self, count: usize) -> Result<(), String> {
+        // SAFETY: `count` tensors have just been pushed.
+        check(|error| unsafe { sc_fold_list(self.raw, count, error) })
+    }
+
+    pub(crate) fn fold_dict(&mut self, keys: &[&[u8]]) -> Result<(), String> {
+        let (data, sizes) = slices(keys);
+        // SAFETY: a tensor has just been pushed for each key; the keys are copied.
+        check(|error| unsafe { sc_fold_dict(self.raw, data.as_ptr(), sizes.as_ptr(), keys.len(), error) })
+    }
+}
+
+fn slices(values: &[&[u8]]) -> (Vec<*const u8>, Vec<usize>) {
+    values.iter().map(|value| (value.as_ptr(), value.len())).unzip()
+}
+
+/// What `forward` returned, or a part of it.
+pub(crate) struct Value(*mut RawValue);
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { sc_value_free(self.0) }
+    }
+}
+
+/// What a value is.
+pub(crate) enum Kind {
+    Tensor,
+    Strings,
+    List,
+    Tuple,
+    Dict,
+    Other,
+}
+
+/// A tensor in host memory, contiguous.
+pub(crate) struct HostTensor {
+    pub(crate) dtype: i8,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) data: Bytes,
+}
+
+/// Keeps a tensor alive while its bytes are on their way to the wire.
+struct Owner {
+    handle: *mut c_void,
+    data: *const u8,
+    bytes: usize,
+}
+
+// SAFETY: a tensor handle may move between threads; the data is only read.
+unsafe impl Send for Owner {}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the handle keeps `bytes` bytes at `data` alive; there is at least one.
+        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, freed once.
+        unsafe { sc_tensor_free(self.handle) }
+    }
+}
+
+/// Below this many bytes a copy is cheaper than keeping the tensor until the answer is written.
+const COPY_BELOW: usize = 4096;
+
+impl Value {
+    pub(crate) fn kind(&self) -> Kind {
+        // SAFETY: a valid value.
+        match unsafe { sc_value_kind(self.0) } {
+            0 => Kind::Tensor,
+            1 => Kind::Strings,
+            2 => Kind::List,
+            3 => Kind::Tuple,
+            4 => Kind::Dict,
+            _ => Kind::Other,
+        }
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        // SAFETY: a valid value.
+        unsafe { sc_value_size(self.0) }
+    }
+
+    pub(crate) fn type_name(&self) -> String {
+        // SAFETY: a valid value; the text is ours.
+        take_text(unsafe { sc_value_type(self.0) })
+    }
+
+    /// The n-th element, with its key or field name.
+    pub(crate) fn at(&self, index: usize) -> Result<(Option<String>, Self), String> {
+        let (mut element, mut name) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: valid pointers; on success `element` is set, and `name` where there is one.
+        check(|error| unsafe { sc_value_at(self.0, index, &raw mut element, &raw mut name, error) })?;
+        let name = (!name.is_null()).then(|| take_text(name));
+        Ok((name, Self(element)))
+    }
+
+    /// The strings of [`Kind::Strings`], one after the other.
+    pub(crate) fn each_string(&self, mut visit: impl FnMut(&[u8])) {
+        for index in 0..self.size() {
+            let (mut data, mut size) = (ptr::null(), 0);
+            // SAFETY: the index is in range; the string lives as long as the value.
+            unsafe { sc_value_string(self.0, index, &raw mut data, &raw mut size) };
+            // SAFETY: as above; a std::string's data is never null.
+            visit(unsafe { std::slice::from_raw_parts(data, size) });
+        }
+    }
+
+    pub(crate) fn tensor(&self) -> Result<HostTensor, String> {
+        let mut raw = RawTensor {
+            handle: ptr::null_mut(),
+            data: ptr::null(),
+            bytes: 0,
+            dtype: 0,
+            dims: 0,
+            sizes: ptr::null(),
+        };
+        // SAFETY: valid pointers; on success `raw` is filled.
+        check(|error| unsafe { sc_value_tensor(self.0, &raw mut raw, error) })?;
+        let owner = Owner { handle: raw.handle, data: raw.data.cast(), bytes: raw.bytes };
+        let shape = if raw.dims == 0 {
+            Vec::new()
+        } else {
+            // SAFETY: `dims` sizes, alive as long as the handle.
+            unsafe { std::slice::from_raw_parts(raw.sizes, raw.dims) }.to_vec()
+        };
+        let data = if raw.bytes == 0 {
+            Bytes::new()
+        } else if raw.bytes < COPY_BELOW {
+            Bytes::copy_from_slice(owner.as_ref())
+        } else {
+            Bytes::from_owner(owner)
+        };
+        Ok(HostTensor { dtype: raw.dtype, shape, data })
+    }
+}
+
+/// Compiles TorchScript source to a model file.
+#[cfg(feature = "define")]
+pub(crate) fn define(source: &str, parameters: &[&str], path: &Path) -> Result<(), String> {
+    let text = |text: &str| CString::new(text).map_err(|_| "a zero byte in the source".to_owned());
+    let (source, path) = (text(source)?, c_path(path)?);
+    let parameters = parameters.iter().map(|parameter| text(parameter)).collect::<Result<Vec<_>, _>>()?;
+    let pointers: Vec<*const c_char> = parameters.iter().map(|parameter| parameter.as_ptr()).collect();
+    // SAFETY: valid texts that outlive the call.
+    check(|error| unsafe {
+        sc_define(source.as_ptr(), pointers.as_ptr(), pointers.len(), path.as_ptr(), error)
+    })
+}

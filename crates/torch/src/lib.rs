@@ -1,0 +1,21 @@
+//! libtorch behind the engine's backend traits.
+//!
+//! - [`backend`](mod@crate): [`Torch`], its modules and runners
+//! - `ffi`: the C++ shim, which has what tch does not offer; the only `unsafe` of the project
+//! - `schema`: the schema of `forward` as the shim tells it
+//! - `message`: one line out of what libtorch says when it throws
+//! - `define`: TorchScript source to a model file, for tests and samples
+//!
+//! This crate knows nothing of tokio, of gRPC or of where a repository keeps its files.
+
+mod backend;
+#[cfg(feature = "define")]
+mod define;
+mod ffi;
+mod message;
+mod schema;
+
+pub use backend::{Info, Torch};
+#[cfg(feature = "define")]
+pub use define::define;
+pub use ffi::open_library;
