@@ -50,7 +50,7 @@ test: needs-rust needs-cxx needs-python ## Run every test, without and with libt
 	echo "tests without libtorch (on the fake backend)"
 	cargo test --workspace --exclude sconce-torch --no-default-features $(ARGS)
 	echo "tests with libtorch"
-	cargo test --package sconce --package sconce-server --package sconce-torch $(ARGS)
+	cargo test --package sconce --package sconce-server --package sconce-torch --features sconce/reference $(ARGS)
 
 .PHONY: lint
 lint: needs-rust needs-rust-tools needs-cxx needs-python edges ## Check format, lints and crate edges
@@ -78,7 +78,7 @@ edges: needs-rust
 	@forbid() {
 	  package=$$1; shift
 	  tree=$$(cargo tree --quiet --package "$$package" --edges normal --depth 1 --prefix none \
-	    --all-features --target all) || { echo "make: $$package: cannot list its dependencies." >&2; exit 1; }
+	    $${features---all-features} --target all) || { echo "make: $$package: cannot list its dependencies." >&2; exit 1; }
 	  direct=$$(tail -n +2 <<<"$$tree" | cut -d ' ' -f 1)
 	  for name in "$$@"; do
 	    grep -qx "name = \"$$name\"" Cargo.lock || { echo "make: edges: no crate is named $$name." >&2; exit 1; }
@@ -92,7 +92,8 @@ edges: needs-rust
 	forbid sconce-engine      tonic prost tch torch-sys sconce-proto sconce-torch sconce-server
 	forbid sconce-torch       tokio tonic prost sconce-repository sconce-proto sconce-server
 	forbid sconce-server      tch torch-sys
-	forbid sconce             tch torch-sys tonic prost
+	# Its optional tch is the tests' reference, and is not in what is built to serve.
+	features= forbid sconce   tch torch-sys tonic prost
 
 # Prerequisites: one sentence each, before anything starts.
 .PHONY: needs-rust needs-rust-tools needs-cxx needs-python

@@ -30,7 +30,7 @@ impl House {
     fn new(cores: usize, gpus: u32) -> Self {
         let fake = Arc::new(Fake::new(gpus));
         let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, cores).unwrap();
+        let pool = Pool::start(&backend, cores, cores).unwrap();
         pool.wait_idle();
         Self { fake, pool }
     }

@@ -103,6 +103,7 @@ struct Shared {
     /// Held for a few instructions at a time: no call into a backend, no allocation of tensors.
     scheduler: Mutex<Scheduler<Job>>,
     devices: Vec<Device>,
+    cpu_workers: usize,
     cores: usize,
     slots: Vec<Slot>,
 }
@@ -137,23 +138,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// Starts the workers of every device that the backend found: one per core for the CPU, two per
-    /// GPU. They live as long as the process.
+    /// Starts the workers of every device that the backend found: `cpu_workers` for the CPU, two per
+    /// GPU. They live as long as the process, and share `cores` cores.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(backend: &Arc<dyn Backend>, cores: usize) -> std::io::Result<Self> {
+    pub fn start(backend: &Arc<dyn Backend>, cpu_workers: usize, cores: usize) -> std::io::Result<Self> {
         let devices = backend.devices();
         let counts: Vec<usize> = devices
             .iter()
             .map(|device| match device {
-                Device::Cpu => cores.max(1),
+                Device::Cpu => cpu_workers.max(1),
                 Device::Gpu(_) => WORKERS_PER_GPU,
             })
             .collect();
         let slots = (0..counts.iter().sum()).map(|_| Slot::default()).collect();
         let scheduler = Mutex::new(Scheduler::new(&counts));
-        let shared = Arc::new(Shared { scheduler, devices, cores: cores.max(1), slots });
+        let (cpu_workers, cores) = (cpu_workers.max(1), cores.max(1));
+        let shared = Arc::new(Shared { scheduler, devices, cpu_workers, cores, slots });
         let mut worker = 0;
         for (device, &count) in shared.devices.iter().zip(&counts) {
             for number in 0..count {
@@ -175,7 +177,7 @@ impl Pool {
     /// How many workers the device has: as many runs of one model are worth having at once.
     pub fn workers(&self, device: usize) -> usize {
         match self.shared.devices[device] {
-            Device::Cpu => self.shared.cores,
+            Device::Cpu => self.shared.cpu_workers,
             Device::Gpu(_) => WORKERS_PER_GPU,
         }
     }

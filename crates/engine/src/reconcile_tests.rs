@@ -62,7 +62,7 @@ impl Server {
         let witness =
             Arc::new(Witness { fake: Fake::new(self.gpus), table, ready_while_loading: Mutex::default() });
         let backend: Arc<dyn Backend> = Arc::clone(&witness) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, 2).unwrap();
+        let pool = Pool::start(&backend, 2, 2).unwrap();
         let roots = vec![self.root.path().to_owned()];
         Reconciler::new(roots, backend, pool, Arc::clone(&self.table)).run();
         std::mem::take(&mut *witness.ready_while_loading.lock().unwrap())
@@ -175,7 +175,7 @@ fn placed(gpus: u32, instances: &str) -> Result<Vec<(Device, usize)>, LoadError>
     server.write("m/config.yaml", instances);
     server.write("m/1/model.pt", ECHO);
     let backend: Arc<dyn Backend> = Arc::new(Fake::new(gpus));
-    let pool = Pool::start(&backend, 4).unwrap();
+    let pool = Pool::start(&backend, 4, 4).unwrap();
     let snapshot = scan(&[server.root.path().to_owned()]);
     let config = snapshot.models["m"].config.clone().unwrap();
     let places = place(&config, &pool)?;

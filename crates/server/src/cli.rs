@@ -41,7 +41,8 @@ enum ConfigCommand {
     },
 }
 
-/// Runs the command line. The exit code is 0, or 1 after one line on standard error that says why.
+/// Runs the command line. The exit code is 0, 1 after one line on standard error that says why, or 2
+/// when the command line itself is wrong.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(arguments) => serve::run(*arguments),

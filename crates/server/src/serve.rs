@@ -29,6 +29,7 @@ const MAX_MESSAGE: u64 = i32::MAX as u64;
 /// Two of the largest messages, or as many as there is.
 const RECEIVE_BUDGET: u64 = 4 << 30;
 const MAX_STREAMS: u32 = 1024;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
@@ -77,7 +78,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = options.cpu_workers.map_or(cores, std::num::NonZeroUsize::get);
-    let pool = Pool::start(&backend, workers).context("the worker threads could not be started")?;
+    let pool = Pool::start(&backend, workers, cores).context("the worker threads could not be started")?;
     let table = Arc::new(Table::default());
 
     let (stop, stopped) = watch::channel(false);
@@ -105,6 +106,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         tokio::spawn(admin::serve(metrics, Arc::clone(&table), stopped));
     }
     let mut signals = Signals::new()?;
+    tokio::spawn(sweep(pool.clone()));
     load(&options, backend, pool, Arc::clone(&table))?;
 
     let name = signals.next().await;
@@ -123,6 +125,17 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         name = signals.next() => warn!("{name} again: stopping at once"),
     }
     Ok(())
+}
+
+/// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a
+/// worker reaches them, but until then they hold memory.
+async fn sweep(pool: Pool) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        pool.sweep();
+    }
 }
 
 /// Loads the models on a thread of its own and says so when all are.

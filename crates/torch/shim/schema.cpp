@@ -1,5 +1,6 @@
 // What `forward` takes and returns, and what it changes, read off its schema and its graph.
 
+#include <torch/csrc/jit/frontend/resolver.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -150,6 +151,14 @@ std::shared_ptr<jit::Graph> inlined(const sc_module* module) {
   return graph;
 }
 
+// An operator whose library states no schema for it might write anywhere, as far as libtorch knows. One
+// that does write has to state so.
+bool states_no_writes(const jit::Node* node) {
+  const auto* known = node->maybeOperator();
+  return known != nullptr && known->aliasAnalysisKind() == c10::AliasAnalysisKind::CONSERVATIVE &&
+      !known->schema().is_mutable();
+}
+
 } // namespace
 
 int sc_schema(const sc_module* module, char** schema, char** error) {
@@ -195,7 +204,7 @@ int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** w
     });
     each_node(graph->block(), [&](jit::Node* node) {
       if (!aliases.hasWriters(node)) return;
-      if (found.empty() && !owned.empty() && aliases.writesToAlias(node, owned)) {
+      if (found.empty() && !owned.empty() && !states_no_writes(node) && aliases.writesToAlias(node, owned)) {
         found = node->kind().toQualString();
       }
       if (!given.empty() && aliases.writesToAlias(node, given)) *inputs = true;
@@ -204,6 +213,25 @@ int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** w
     *what = sc_text(found);
   });
 }
+
+namespace {
+// `ops.name.operator`, as in the code that TorchScript saves: operators of libraries, and
+// `ops.prim.RaiseException(message, "builtins.ValueError")`, which is what Python's raise becomes.
+struct Operators : jit::SugaredValue {
+  std::string kind() const override { return "operators"; }
+  std::shared_ptr<SugaredValue> attr(const jit::SourceRange&, jit::GraphFunction&, const std::string& field) override {
+    return std::make_shared<jit::BuiltinModule>(field);
+  }
+};
+
+struct Names : jit::NativeResolver {
+  std::shared_ptr<jit::SugaredValue> resolveValue(const std::string& name, jit::GraphFunction& function,
+                                                  const jit::SourceRange& place) override {
+    if (name == "ops") return std::make_shared<Operators>();
+    return jit::NativeResolver::resolveValue(name, function, place);
+  }
+};
+} // namespace
 
 int sc_define(const char* source, const char* const* parameters, size_t count, const char* path, char** error) {
   return sc_try(error, [&] {
@@ -227,7 +255,7 @@ int sc_define(const char* source, const char* const* parameters, size_t count, c
         module.register_parameter(name, value, false);
       }
     }
-    module.define(source);
+    module.define(source, std::make_shared<Names>());
     module.save(path);
   });
 }

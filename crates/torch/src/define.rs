@@ -6,6 +6,7 @@ use crate::{ffi, message};
 
 /// Compiles `source`, which is `def forward(self, ...): ...` and further methods, and saves the module.
 ///
+/// `torch.name(...)` are libtorch's operators, `ops.library.name(...)` those of any library that is open.
 /// Each parameter is `name:2x3`, or `buffer name:2x3`; its values are drawn from a fixed seed.
 ///
 /// # Errors

@@ -1,3 +1,5 @@
+//! Archives of every kind and the sentences that they get.
+
 use std::io::Write;
 
 use tempfile::TempDir;

@@ -38,12 +38,12 @@ pub(super) const YAML_RENAMED: &[(&str, &str)] = &[
 
 /// Triton's fields that have no counterpart, and what to do.
 pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
-    ("dynamic_batching", "is not a field yet: requests are batched whenever `max_batch_size` is above 0"),
-    ("preferred_batch_size", "is not a field yet: requests are batched whenever `max_batch_size` is above 0"),
-    ("max_queue_delay_microseconds", "is not a field yet: a free worker takes what is waiting"),
+    ("dynamic_batching", "is not a field yet: leave it out, each request runs on its own"),
+    ("preferred_batch_size", "is not a field yet: leave it out, each request runs on its own"),
+    ("max_queue_delay_microseconds", "is not a field yet: leave it out, a free worker takes what is waiting"),
     ("sequence_batching", "is not a field yet: sequences are not served"),
     ("ensemble_scheduling", "is not a field yet: ensembles are not served"),
-    ("model_warmup", "is not a field: leave it out, every version is warmed up before it serves"),
+    ("model_warmup", "is not a field yet: leave it out, versions are not warmed up"),
     (
         "parameters",
         "is not a field: write `threads`, `inference_mode` or `optimized_execution` at the top level",

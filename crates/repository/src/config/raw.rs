@@ -25,7 +25,7 @@ pub(super) struct RawConfig {
     #[schemars(extend("enum" = ["pytorch_libtorch", null]))]
     pub(super) platform: Option<String>,
     /// The largest batch that the model may be given. Above 0, the model's tensors have a first
-    /// dimension that is not written in any `shape`, and requests are batched along it.
+    /// dimension that is not written in any `shape`.
     #[schemars(range(max = 2_147_483_647))]
     pub(super) max_batch_size: u32,
     /// What clients send. Without it, names and types come from the signature of `forward`.

@@ -1,3 +1,5 @@
+//! Repositories as people leave them on disk.
+
 use std::{
     ffi::OsStr,
     os::unix::{ffi::OsStrExt, fs::symlink},

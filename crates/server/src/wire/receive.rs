@@ -31,15 +31,19 @@ pub(crate) struct Limits {
     pub(crate) budget: Arc<Budget>,
 }
 
+/// Messages up to this size count only while they are received: the queues bound their number, and
+/// holding their place costs more than it protects.
+const UNCOUNTED: usize = 16 * 1024;
+
 /// A message whose place in the budget is held as long as any slice of it lives.
-struct Held {
-    data: Vec<u8>,
+struct Held<T> {
+    data: T,
     _reservation: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.data
+        self.data.as_ref()
     }
 }
 
@@ -86,8 +90,11 @@ pub(crate) async fn receive(
         let unpacked = encoding.unpack(&message, limits.message, &mut reservation)?;
         return Ok(Bytes::from_owner(Held { data: unpacked, _reservation: reservation }));
     }
-    // One that came in one frame is small. It is used as it is, and was counted while it was received.
-    Ok(message)
+    // What was gathered holds its place already.
+    if !whole || message.len() <= UNCOUNTED {
+        return Ok(message);
+    }
+    Ok(Bytes::from_owner(Held { data: message, _reservation: reservation }))
 }
 
 /// Puts a message of many frames together in one buffer, which ends on an aligned address: raw

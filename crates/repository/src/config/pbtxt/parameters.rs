@@ -15,7 +15,7 @@ const IGNORED: &[(&str, Kind, &str)] = &[
         Kind::Switch,
         "the runs on a device share the weights unless the model has state",
     ),
-    ("ENABLE_CACHE_CLEANING", Kind::Switch, "memory is returned when a version is unloaded"),
+    ("ENABLE_CACHE_CLEANING", Kind::Switch, "the allocator keeps what it has freed for the next run"),
     ("INTER_OP_THREAD_COUNT", Kind::Number, "the runs of all models share the workers of a device"),
     ("ENABLE_JIT_EXECUTOR", Kind::Switch, "it would change every model in the process"),
     ("ENABLE_JIT_PROFILING", Kind::Switch, "it would change every model in the process"),

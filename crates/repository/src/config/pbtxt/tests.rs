@@ -1,3 +1,5 @@
+//! Triton's format: what is read, ignored and refused.
+
 use std::{fs, path::PathBuf};
 
 use prost_reflect::ReflectMessage;

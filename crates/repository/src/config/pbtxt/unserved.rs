@@ -23,12 +23,12 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Fields of the whole model that are accepted, and why they have no effect.
 const IGNORED: &[(&str, &str)] = &[
-    ("dynamic_batching", "requests are batched whenever max_batch_size is above 0, without a delay"),
+    ("dynamic_batching", "each request runs on its own"),
     ("optimization", "the server chooses how to run the model"),
-    ("model_warmup", "versions are warmed up with inputs that the server makes"),
+    ("model_warmup", "versions are not warmed up before they serve"),
     ("response_cache", "answers are not cached"),
-    ("metric_tags", "metrics carry no labels from the configuration"),
-    ("model_metrics", "the histograms have their own buckets"),
+    ("metric_tags", "there are no metrics yet"),
+    ("model_metrics", "there are no metrics yet"),
 ];
 
 /// Refuses what is not served; what may be ignored is added to the notes.
@@ -76,8 +76,7 @@ fn tensor_fields(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) -
     if is_input && read::flag(message, "allow_ragged_batch") {
         return Err(Fault::at(
             format!("{key}.allow_ragged_batch"),
-            "ragged batches are not served yet: remove it, and requests of unlike shapes are run \
-             one by one",
+            "ragged batches are not served yet: remove it, each request runs on its own",
         ));
     }
     if is_input && read::is_set(message, "format") {
