@@ -1,0 +1,191 @@
+//! Load: prepared ModelInfer requests over one HTTP/2 connection, so many in flight.
+//!
+//! The client shares the machine with the server, so it does as little as it can: the body is encoded once,
+//! and an answer is compared with what must come back, not decoded. All requests of a round are equal, and
+//! every answer is checked: its status, its length, and the bytes of its tensor.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::Request;
+use prost::Message;
+use sconce_proto::inference::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor};
+use tokio::{net::TcpStream, task::JoinSet};
+
+use super::Result;
+
+const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
+/// gRPC's prefix of a message.
+const PREFIX: usize = 5;
+/// Answers are not slowed by round trips.
+const WINDOW: u32 = 64 << 20;
+const MAX_FRAME: u32 = 1 << 20;
+/// For one round, however slow the machine.
+const ROUND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A request to an identity model, ready to be sent, and the tensor that must come back.
+#[derive(Clone, Debug)]
+pub(crate) struct Traffic {
+    body: Bytes,
+    tensor: Bytes,
+}
+
+impl Traffic {
+    /// One FP32 tensor [1, `elements`] for the input `x` of `model`.
+    pub(crate) fn new(model: &str, elements: u16) -> Self {
+        Self::with_shape(model, vec![1, i64::from(elements)], usize::from(elements))
+    }
+
+    /// One FP32 tensor [`rows`, 1024]: 4 KiB a row.
+    pub(crate) fn rows(model: &str, rows: u16) -> Self {
+        Self::with_shape(model, vec![i64::from(rows), 1024], usize::from(rows) * 1024)
+    }
+
+    fn with_shape(model: &str, shape: Vec<i64>, elements: usize) -> Self {
+        // No two bytes of a kind in a row: a tensor that is shifted is seen.
+        let values = (0..elements).flat_map(|index| (index as f32).sin().to_le_bytes());
+        let tensor: Bytes = values.collect::<Vec<u8>>().into();
+        let request = ModelInferRequest {
+            model_name: model.to_owned(),
+            inputs: vec![InferInputTensor {
+                name: "x".to_owned(),
+                datatype: "FP32".to_owned(),
+                shape,
+                ..InferInputTensor::default()
+            }],
+            raw_input_contents: vec![tensor.clone()],
+            ..ModelInferRequest::default()
+        };
+        let mut body = BytesMut::new();
+        body.put_u8(0);
+        body.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
+        request.encode_raw(&mut body);
+        Self { body: body.freeze(), tensor }
+    }
+}
+
+/// A connection. It ends when dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    sender: SendRequest<Bytes>,
+    head: Request<()>,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .handshake(stream)
+            .await?;
+        // It ends with its last sender; an error of it reaches the requests.
+        tokio::spawn(async move { drop(connection.await) });
+        let head = Request::post(format!("http://{address}{PATH}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        Ok(Self { sender, head })
+    }
+
+    /// One call; returns the answer's message with gRPC's prefix.
+    async fn call(&mut self, body: Bytes) -> Result<Bytes> {
+        std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
+        let (response, mut stream) = self.sender.send_request(self.head.clone(), false)?;
+        stream.send_data(body, true)?;
+        let (head, mut body) = response.await?.into_parts();
+        let mut answer = Bytes::new();
+        let mut gathered = BytesMut::new();
+        while let Some(frame) = body.data().await {
+            let frame = frame?;
+            body.flow_control().release_capacity(frame.len())?;
+            if answer.is_empty() && gathered.is_empty() {
+                answer = frame;
+            } else {
+                gathered.extend_from_slice(&std::mem::take(&mut answer));
+                gathered.extend_from_slice(&frame);
+            }
+        }
+        let trailers = body.trailers().await?.unwrap_or_default();
+        let field = |name| trailers.get(name).or_else(|| head.headers.get(name));
+        match field("grpc-status") {
+            Some(status) if status == "0" => {}
+            other => return Err(format!("grpc-status {other:?}, {:?}", field("grpc-message")).into()),
+        }
+        Ok(if gathered.is_empty() { answer } else { gathered.freeze() })
+    }
+
+    /// One call whose answer is decoded and checked; returns its length.
+    pub(crate) async fn probe(&mut self, traffic: &Traffic) -> Result<usize> {
+        let answer = self.call(traffic.body.clone()).await?;
+        let message = answer.get(PREFIX..).ok_or("an answer without a message")?;
+        let response = ModelInferResponse::decode(message)?;
+        match &response.raw_output_contents[..] {
+            [tensor] if *tensor == traffic.tensor => Ok(answer.len()),
+            _ => Err(format!("another answer than what was sent: {:?}", response.outputs).into()),
+        }
+    }
+
+    /// Sends `requests` with `in_flight` at a time and checks each answer; returns how long it took.
+    pub(crate) async fn round(
+        &mut self,
+        traffic: &Traffic,
+        requests: usize,
+        in_flight: usize,
+    ) -> Result<Duration> {
+        let length = self.probe(traffic).await?;
+        let left = Arc::new(AtomicUsize::new(requests));
+        let start = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..in_flight {
+            callers.spawn(self.clone().calls(traffic.clone(), length, Arc::clone(&left)));
+        }
+        let all = async {
+            while let Some(ended) = callers.join_next().await {
+                ended??;
+            }
+            Result::Ok(())
+        };
+        tokio::time::timeout(ROUND_LIMIT, all).await.map_err(|_| "a round did not end in a minute")??;
+        Ok(start.elapsed())
+    }
+
+    async fn calls(mut self, traffic: Traffic, length: usize, left: Arc<AtomicUsize>) -> Result<()> {
+        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            let answer = self.call(traffic.body.clone()).await?;
+            // Raw contents are the last field, so they end the message.
+            if answer.len() != length || !answer.ends_with(&traffic.tensor) {
+                return Err("an answer differs from what was sent".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Connects to a server that is starting and waits until the model answers.
+pub(crate) async fn ready(address: &str, traffic: &Traffic, limit: Duration) -> Result<Client> {
+    let end = Instant::now() + limit;
+    loop {
+        let tried = async {
+            let mut client = Client::connect(address).await?;
+            client.probe(traffic).await?;
+            Result::Ok(client)
+        };
+        match tried.await {
+            Ok(client) => return Ok(client),
+            Err(error) if Instant::now() > end => {
+                return Err(format!("{address} does not serve: {error}").into());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

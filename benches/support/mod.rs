@@ -1,0 +1,12 @@
+//! What benchmarks of the whole server share.
+//!
+//! - `load`: prepared requests over one HTTP/2 connection, so many in flight
+//! - `process`: servers that end with their handle, and what the system knows of them
+//! - `report`: medians of paired ratios
+
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod report;
+
+/// What goes wrong here is told and ends the benchmark.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
