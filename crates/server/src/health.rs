@@ -1,12 +1,16 @@
 //! `grpc.health.v1`: the server under its empty name and the service's, each model under its own.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use sconce_engine::table::{Snapshot, Table};
 use sconce_proto::health::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
 };
-use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
+use tokio_stream::{Stream, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 
 /// The service.
@@ -55,16 +59,41 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
         let table = Arc::clone(&self.table);
-        let (mut last, mut over) = (None, false);
-        let states = WatchStream::new(table.watch())
-            .map(move |()| {
-                let snapshot = table.snapshot();
-                (serving(&snapshot, &service).unwrap_or(ServingStatus::ServiceUnknown), snapshot.draining)
-            })
-            .take_while(move |(_, draining)| !std::mem::replace(&mut over, *draining))
-            .filter_map(move |(status, _)| {
-                (last.replace(status) != Some(status)).then(|| Ok(answer(status)))
-            });
-        Ok(Response::new(Box::pin(states)))
+        Ok(Response::new(Box::pin(Watching {
+            changes: WatchStream::new(table.watch()),
+            table,
+            service,
+            last: None,
+            over: false,
+        })))
+    }
+}
+
+/// The states of one name.
+struct Watching {
+    changes: WatchStream<()>,
+    table: Arc<Table>,
+    service: String,
+    last: Option<ServingStatus>,
+    over: bool,
+}
+
+impl Stream for Watching {
+    type Item = Result<HealthCheckResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while !self.over {
+            if ready!(Pin::new(&mut self.changes).poll_next(context)).is_none() {
+                break;
+            }
+            let snapshot = self.table.snapshot();
+            // No other state will follow: the stream ends now, not with the next change.
+            self.over = snapshot.draining;
+            let status = serving(&snapshot, &self.service).unwrap_or(ServingStatus::ServiceUnknown);
+            if self.last.replace(status) != Some(status) {
+                return Poll::Ready(Some(Ok(answer(status))));
+            }
+        }
+        Poll::Ready(None)
     }
 }

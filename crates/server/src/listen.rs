@@ -3,7 +3,16 @@
 //! tonic's server answers an expired deadline with CANCELLED outside every layer and waits for ever on
 //! open streams at shutdown. This one sends GOAWAY, waits for what is in flight, and has a bound.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -37,9 +46,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an accept that failed for want of something (files, memory), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client begins to speak as soon as it is connected; whoever has not by then is none.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its
+/// peer has not begun to speak, or is frozen.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What a connection needs.
-#[derive(Clone)]
 pub(crate) struct Listener {
     pub(crate) service: Arc<Service>,
     /// Health, reflection, and UNIMPLEMENTED for the rest.
@@ -57,13 +70,14 @@ impl Listener {
         mut stop: watch::Receiver<bool>,
         bound: Duration,
     ) -> usize {
+        let this = Arc::new(self);
         let mut connections = JoinSet::new();
         let stopped = stop.clone();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(self.clone().serve(stream, stopped.clone()));
+                        connections.spawn(Arc::clone(&this).serve(stream, stopped.clone()));
                     }
                     Err(error) => {
                         warn!("a connection could not be accepted: {error}");
@@ -82,13 +96,21 @@ impl Listener {
         cut
     }
 
-    async fn serve(self, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
         // Answers are small and waited for.
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
+        if tokio::time::timeout(FIRST_WORD, stream.readable()).await.is_err() {
+            return;
+        }
         let max_streams = self.max_streams;
-        let service = service_fn(move |request| self.clone().answer(request));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let service = service_fn(|request| {
+            let call = Call::new(&calls);
+            // Boxed: hyper moves the future about, and it is large.
+            Box::pin(Arc::clone(&self).answer(request, call))
+        });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -108,7 +130,14 @@ impl Listener {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                let mut quiet = false;
+                loop {
+                    match tokio::time::timeout(QUIET, connection.as_mut()).await {
+                        Ok(ended) => break ended,
+                        Err(_) if quiet => return,
+                        Err(_) => quiet = calls.load(Ordering::Relaxed) == 0,
+                    }
+                }
             }
         };
         if let Err(error) = ended {
@@ -116,7 +145,16 @@ impl Listener {
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        call: Call,
+    ) -> Result<Response<Counted>, Infallible> {
+        let response = self.route(request).await?;
+        Ok(response.map(|body| Counted { body, _call: call }))
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         if request.uri().path().starts_with(PREFIX) {
             if !is_grpc(&request) {
                 let mut response = wire::status(&tonic::Status::invalid_argument(
@@ -127,8 +165,46 @@ impl Listener {
             }
             return Ok(self.service.call(request).await);
         }
-        let response = self.routes.oneshot(request).await?;
+        let response = self.routes.clone().oneshot(request).await?;
         Ok(response.map(Body::from))
+    }
+}
+
+/// Counts one call of a connection until its answer has been handed over.
+struct Call(Arc<AtomicUsize>);
+
+impl Call {
+    fn new(calls: &Arc<AtomicUsize>) -> Self {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(calls))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which counts as a call while it is being sent.
+struct Counted {
+    body: Body,
+    _call: Call,
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

@@ -38,10 +38,18 @@ pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
     telemetry::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
     check(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(options));
-    // A forward that never returns must not keep the process.
+    runtime.block_on(serve(options))?;
+    // A forward that never returns must not keep the process, nor run into what its exit takes down.
     runtime.shutdown_background();
-    outcome
+    leave();
+    Ok(())
+}
+
+/// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the
+/// ground from under them. Logs are not buffered, and nothing else is left to write.
+fn leave() {
+    #[cfg(feature = "torch")]
+    sconce_torch::exit_now(0);
 }
 
 /// What can be known to be wrong before anything is bound or loaded.
@@ -110,8 +118,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     load(&options, backend, pool, Arc::clone(&table))?;
 
     let name = signals.next().await;
-    info!("{name}: draining");
     table.change(|table| table.draining = true);
+    info!("{name}: draining");
     let drain = async {
         tokio::time::sleep(options.drain_delay.map_or(Duration::ZERO, |Period(time)| time)).await;
         stop.send_replace(true);

@@ -10,6 +10,7 @@
 #include <torch/script.h>
 #include <torch/version.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -77,6 +78,8 @@ void sc_init() {
     // Only the first call counts; that it has been set is all we want.
   }
 }
+
+void sc_exit(int code) { std::_Exit(code); }
 
 int sc_enter_device(int32_t cuda_index, char** error) {
   if (cuda_index < 0) return 0;

@@ -36,6 +36,8 @@ char* sc_cpu_capability();
 int sc_open_library(const char* path, char** error);
 int32_t sc_cuda_devices(const char* library, char** why_none);
 void sc_init();
+// Without running destructors: other threads may be inside libtorch.
+[[noreturn]] void sc_exit(int code);
 
 // Per thread.
 int sc_enter_device(int32_t cuda_index, char** error); // -1: the CPU

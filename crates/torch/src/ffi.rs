@@ -42,6 +42,7 @@ unsafe extern "C" {
     fn sc_open_library(path: *const c_char, error: ErrorOut) -> i32;
     fn sc_cuda_devices(library: *const c_char, why_none: ErrorOut) -> i32;
     fn sc_init();
+    fn sc_exit(code: i32) -> !;
     fn sc_enter_device(cuda_index: i32, error: ErrorOut) -> i32;
     fn sc_set_threads(threads: i32);
     fn sc_load(path: *const c_char, cuda: i32, inference: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
@@ -112,6 +113,12 @@ pub(crate) fn cpu_capability() -> String {
 pub(crate) fn init() {
     // SAFETY: no preconditions.
     unsafe { sc_init() }
+}
+
+/// Ends the process without running destructors: libtorch's must not run while workers are inside it.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: no preconditions.
+    unsafe { sc_exit(code) }
 }
 
 /// Opens a shared library with custom operators, which register themselves.

@@ -18,4 +18,4 @@ mod schema;
 pub use backend::{Info, Torch};
 #[cfg(feature = "define")]
 pub use define::define;
-pub use ffi::open_library;
+pub use ffi::{exit_now, open_library};

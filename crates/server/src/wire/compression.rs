@@ -71,13 +71,9 @@ impl Encoding {
         if let Some(encoding) = Self::ALL.into_iter().find(|encoding| value == encoding.name()) {
             return Ok(Some(encoding));
         }
-        let mut status = Status::unimplemented(format!(
+        Err(Box::new(Status::unimplemented(format!(
             "messages compressed with {value:?} are not understood; {ACCEPTED} are"
-        ));
-        status
-            .metadata_mut()
-            .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static(ACCEPTED));
-        Err(Box::new(status))
+        ))))
     }
 
     /// The encoding of the answer: the server's choice where the client accepts it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::Message;
 use tonic::Status;
@@ -15,6 +15,11 @@ use super::compression::{ACCEPTED, Encoding};
 
 /// The largest message that gRPC clients take: their lengths are signed.
 const MAX_MESSAGE: usize = i32::MAX as usize;
+
+/// Parsed once: a name given as text is looked up again for each answer.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// gRPC's prefix of a message.
 const PREFIX: usize = 5;
@@ -43,7 +48,7 @@ impl http_body::Body for Body {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
                 let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
                 *self = Self::End;
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
@@ -64,9 +69,8 @@ impl http_body::Body for Body {
 fn headers(encoding: Option<Encoding>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(3);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     if let Some(encoding) = encoding {
-        headers.insert("grpc-encoding", encoding.header());
+        headers.insert(&GRPC_ENCODING, encoding.header());
     }
     headers
 }
@@ -110,6 +114,8 @@ fn encode(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, B
 pub(crate) fn status(status: &Status) -> http::Response<Body> {
     let mut response = http::Response::new(Body::End);
     *response.headers_mut() = headers(None);
+    // What else would be understood matters to whoever was refused, and costs the others nothing.
+    response.headers_mut().insert(&GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
     // A status that cannot be written has text that no header can carry, and none of ours has.
     let written: Result<(), Status> = status.add_header(response.headers_mut());
     debug_assert!(written.is_ok());

@@ -1,0 +1,38 @@
+//! Whole-server tests: the real binary, over real sockets. One binary, one harness.
+//!
+//! - `broken`: files and configs that cannot be served: each says why, everything else is served
+//! - `cli`: the command line: flags, environment, files, and one sentence for every mistake
+//! - `clients`: clients in other languages against the sample repository
+//! - `dtypes`: every datatype through a real model and back, bit by bit
+//! - `health`: health over gRPC and HTTP, while serving and while draining
+//! - `models`: real TorchScript models, every kind of signature, with the numbers they must give
+//! - `operators`: custom operators out of a library that is compiled here
+//! - `readme`: every example of README.md, and its tables against the binary
+//! - `reference`: answers compared with those of libtorch itself (feature `reference`)
+//! - `refusals`: every wrong request, its code and its sentence
+//! - `rpcs`: what each RPC tells, and which are not served
+//! - `shutdown`: signals, and what is in flight when they come
+//! - `tidy`: what a machine can see of how the code is kept
+//! - `traffic`: many calls, large ones, slow ones, late ones, and clients that give up
+//! - `wire`: messages on the wire: framing, encodings, sizes and the budget
+//!
+//! Those on the scripted backend run in every build; those on libtorch need the `torch` feature.
+#![allow(missing_docs, unreachable_pub)]
+
+mod broken;
+mod cli;
+mod clients;
+mod dtypes;
+mod harness;
+mod health;
+mod models;
+mod operators;
+mod raw;
+mod readme;
+mod reference;
+mod refusals;
+mod rpcs;
+mod shutdown;
+mod tidy;
+mod traffic;
+mod wire;
