@@ -108,13 +108,11 @@ async fn draining_is_seen_by_every_probe_while_calls_are_still_answered() {
     assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
     server.signal("TERM");
     assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
-    assert_eq!(next(&mut stream).await, None);
     for service in ["", "inference.GRPCInferenceService", "good"] {
         assert_eq!(check(&mut client, service).await.expect("an answer"), ServingStatus::NotServing);
     }
     let mut late = watch(&mut client, "good").await;
     assert_eq!(next(&mut late).await, Some(ServingStatus::NotServing), "also who comes late is told");
-    assert_eq!(next(&mut late).await, None);
     let (status, text) = server.get("/health/ready");
     assert_eq!((status, text.trim()), (503, "not ready: shutting down"));
     assert_eq!(server.get("/health/live").0, 200);
@@ -123,6 +121,19 @@ async fn draining_is_seen_by_every_probe_while_calls_are_still_answered() {
     inference.model_infer(sent).await.expect("who does not know yet is answered");
     let ready = sconce_proto::inference::ServerReadyRequest {};
     assert!(!inference.server_ready(ready).await.expect("an answer").into_inner().ready);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_server_and_does_not_hold_it() {
+    let repo = repository();
+    let mut server = Server::start_with(repo.path(), &["--drain-timeout", "10m"]);
+    let mut client = client(&server).await;
+    let mut stream = watch(&mut client, "good").await;
+    assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
+    server.signal("TERM");
+    assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
+    assert_eq!(next(&mut stream).await, None);
+    assert!(server.wait().success(), "{}", server.log());
 }
 
 #[test]

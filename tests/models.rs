@@ -7,6 +7,7 @@ mod names;
 mod outputs;
 mod running;
 mod shapes;
+mod stateful;
 mod strings;
 mod versions;
 

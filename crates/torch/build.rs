@@ -1,4 +1,4 @@
-//! Compiles the C++ shim against the libtorch that tch links.
+//! Compiles the C++ shim against libtorch.
 
 use std::{env, path::Path, process::exit};
 

@@ -125,3 +125,25 @@ async fn a_module_without_forward_is_told_at_load() {
     let server = Server::start(repo.path());
     unavailable(&index(&server, "m").await, &["no method `forward`", "m/1/model.pt"]);
 }
+
+#[tokio::test]
+async fn mixed_lists_and_long_messages_are_answers_and_no_crash() {
+    let mixed = "\
+def forward(self, x) -> List[Any]:
+    result: List[Any] = ['a', x]
+    return result
+";
+    let echo = "\
+def forward(self, s: List[str]) -> List[str]:
+    ops.prim.RaiseException('bad: ' + s[0], 'builtins.ValueError')
+    return s
+";
+    let repo = models(&[("mixed", mixed, ""), ("echo", echo, "")]);
+    let server = Server::start(repo.path());
+    let answer = server.infer(request("mixed", &[floats("x", &[1], &[1.0])])).await;
+    refused(answer, Code::Internal, &["'OUTPUT__0' is str"]);
+    let long = crate::harness::strings(&["\u{1b}é".repeat(10_000).as_bytes()]);
+    let status = server.infer(request("echo", &[("s", "BYTES", &[1], long)])).await.unwrap_err();
+    assert!(status.message().len() < 3000, "{} bytes", status.message().len());
+    refused(Err::<(), _>(status), Code::Internal, &["ValueError: bad: \\u{1b}é"]);
+}

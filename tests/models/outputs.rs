@@ -197,7 +197,7 @@ async fn what_only_a_run_can_tell_is_an_internal_error_that_names_it() {
         ("shape", ["'y' has shape [2]", "says [3]"]),
         ("rank", ["'y' has shape [2]", "says [-1,2]"]),
         ("rows", ["'y' has shape [1]", "says [2]"]),
-        ("key", ["'y'", "[\"z\"]"]),
+        ("key", ["'y'", "['z']"]),
     ] {
         refused(server.infer(request(model, &[x()])).await, Code::Internal, &parts);
     }

@@ -12,6 +12,8 @@ use crate::{
 
 /// The longest piece of a client's text that a message repeats.
 const QUOTE_LIMIT: usize = 128;
+/// How many names a message lists.
+const NAMED: usize = 12;
 
 /// What a client sent, fit to stand in a message or a log: escaped and cut.
 pub fn quote(text: &str) -> String {
@@ -97,11 +99,11 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
 }
 
 fn unexpected(binding: &Binding, name: &str) -> Error {
-    let known: Vec<&str> = binding.inputs.iter().map(|slot| &*slot.name).collect();
     Error::invalid(format!(
-        "unexpected inference input '{}' for model '{}'; its inputs are {known:?}",
+        "unexpected inference input '{}' for model '{}'; its inputs are {}",
         quote(name),
-        binding.model
+        binding.model,
+        list_text(binding.inputs.iter().map(|slot| &*slot.name))
     ))
 }
 
@@ -215,7 +217,17 @@ fn argument(binding: &Binding, kind: &ArgumentKind, name: &str, tensor: Tensor) 
             Value::Host(data) => Arg::Strings(data),
             Value::Device(_) => Arg::Default,
         },
-        ArgumentKind::Int => Arg::Int(integer(scalar(binding, name, &tensor)?, tensor.data_type)),
+        ArgumentKind::Int => {
+            let bytes = scalar(binding, name, &tensor)?;
+            Arg::Int(integer(bytes, tensor.data_type).ok_or_else(|| {
+                Error::invalid(format!(
+                    "input '{}' of model '{}' is an int argument of forward, which holds at most {}",
+                    quote(name),
+                    binding.model,
+                    i64::MAX
+                ))
+            })?)
+        }
         ArgumentKind::Float => Arg::Float(float(scalar(binding, name, &tensor)?)),
         ArgumentKind::Bool => Arg::Bool(scalar(binding, name, &tensor)?.iter().any(|&byte| byte != 0)),
         ArgumentKind::Str => Arg::Str(scalar(binding, name, &tensor)?.to_vec().into()),
@@ -247,15 +259,16 @@ fn scalar<'a>(binding: &Binding, name: &str, tensor: &'a Tensor) -> Result<&'a [
     }
 }
 
-/// Widens a little-endian integer. A UINT64 above `i64::MAX` wraps, as it does in TorchScript.
-fn integer(bytes: &[u8], data_type: DataType) -> i64 {
+/// Widens a little-endian integer; `None` for a UINT64 above `i64::MAX`.
+fn integer(bytes: &[u8], data_type: DataType) -> Option<i64> {
     let signed = matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64);
     let negative = signed && bytes.last().is_some_and(|byte| byte & 0x80 != 0);
     let mut wide = if negative { [0xff; 8] } else { [0; 8] };
     for (to, from) in wide.iter_mut().zip(bytes) {
         *to = *from;
     }
-    i64::from_le_bytes(wide)
+    let wide = i64::from_le_bytes(wide);
+    (signed || wide >= 0).then_some(wide)
 }
 
 fn float(bytes: &[u8]) -> f64 {
@@ -283,13 +296,17 @@ fn check_complete(binding: &Binding, seen: &[bool], sent: usize) -> Result<()> {
          Please provide all required input(s).",
         binding.inputs.len(),
         binding.model,
-        list_text(&got),
-        list_text(&missing)
+        list_text(got.into_iter()),
+        list_text(missing.into_iter())
     )))
 }
 
-fn list_text(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+/// Names for a message: a model may have thousands, and a message has a bound.
+pub(crate) fn list_text<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut quoted: Vec<String> = names.take(NAMED + 1).map(|name| format!("'{}'", quote(name))).collect();
+    if quoted.len() > NAMED {
+        quoted[NAMED] = "...".to_owned();
+    }
     format!("[{}]", quoted.join(","))
 }
 

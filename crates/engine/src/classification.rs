@@ -46,8 +46,13 @@ pub(crate) fn classify(
         let scores: Vec<Score> =
             bytes.chunks_exact(size).map(|bytes| score(tensor.data_type, bytes)).collect();
         let mut order: Vec<usize> = (0..classes).collect();
-        order.sort_by(|&a, &b| scores[b].compare(&scores[a]).then(a.cmp(&b)));
-        for &index in order.iter().take(k) {
+        let best_first = |&a: &usize, &b: &usize| scores[b].compare(&scores[a]).then(a.cmp(&b));
+        if k < classes {
+            order.select_nth_unstable_by(k, best_first);
+            order.truncate(k);
+        }
+        order.sort_unstable_by(best_first);
+        for &index in &order {
             let label = labels.and_then(|labels| labels.get(index)).map(|label| format!(":{label}"));
             let text = format!("{}:{index}{}", scores[index].text(), label.unwrap_or_default());
             push_string(&mut data, text.as_bytes());

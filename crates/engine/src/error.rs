@@ -55,9 +55,6 @@ pub enum Error {
         /// Where it was by then.
         stage: &'static str,
     },
-    /// The caller went away.
-    #[error("the request was cancelled by its caller")]
-    Cancelled,
     /// `forward` threw.
     #[error("model '{model}' failed: {message}")]
     Model {

@@ -5,7 +5,10 @@
 //! lists and `name.key` for keys. A config names leaves by key, by field, by Triton's `NAME__<i>`, by
 //! their own names where there are collections in collections, or by order.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use sconce_repository::ModelConfig;
 
@@ -13,7 +16,7 @@ use crate::{
     DataType, Error, Result,
     backend::LoadError,
     binding::{Binding, Spec, named_index},
-    check::{quote, reshaped, variable},
+    check::{list_text, quote, reshaped, variable},
     schema::Return,
     value::{Output, Tensor, Value, shape_text},
 };
@@ -312,11 +315,11 @@ pub(crate) fn check_wanted(binding: &Binding, wanted: &[Wanted]) -> Result<()> {
 }
 
 fn unknown(binding: &Binding, name: &str) -> Error {
-    let known: Vec<&str> = binding.outputs.slots.iter().map(|slot| &*slot.name).collect();
     Error::invalid(format!(
-        "unexpected inference output '{}' for model '{}'; its outputs are {known:?}",
+        "unexpected inference output '{}' for model '{}'; its outputs are {}",
         quote(name),
-        binding.model
+        binding.model,
+        list_text(binding.outputs.slots.iter().map(|slot| &*slot.name))
     ))
 }
 
@@ -342,7 +345,7 @@ pub(crate) fn name(
         }
         return Err(unknown(binding, &wanted[0].name));
     }
-    let mut leaves = flatten(output);
+    let leaves = flatten(output);
     let mut named = Vec::with_capacity(leaves.len());
     if plan.open {
         if wanted.is_empty() {
@@ -352,9 +355,11 @@ pub(crate) fn name(
             }
             return Ok(named);
         }
+        // By name: a dict may have as many keys as its caller cares to ask for.
+        let mut by_name: HashMap<String, Found> =
+            leaves.into_iter().map(|found| (found.name.clone(), found)).collect();
         for wanted in wanted {
-            let at = leaves.iter().position(|found| found.name == wanted.name);
-            let found = leaves.swap_remove(at.ok_or_else(|| unknown(binding, &wanted.name))?);
+            let found = by_name.remove(&wanted.name).ok_or_else(|| unknown(binding, &wanted.name))?;
             let tensor = finish(binding, None, &found.name, found.leaf, batch)?;
             named.push(NamedOutput { name: found.name.into(), tensor });
         }
@@ -386,8 +391,8 @@ fn position(leaves: &[Option<Found>], is: impl Fn(&Found) -> bool) -> Option<usi
 }
 
 fn absent(binding: &Binding, slot: &OutputSlot, leaves: &[Option<Found>]) -> Error {
-    let there: Vec<&str> = leaves.iter().flatten().map(|found| found.name.as_str()).collect();
-    broken(binding, format!("output '{}' of its configuration is not in it; it has {there:?}", slot.name))
+    let there = list_text(leaves.iter().flatten().map(|found| found.name.as_str()));
+    broken(binding, format!("output '{}' of its configuration is not in it; it has {there}", slot.name))
 }
 
 fn broken(binding: &Binding, message: String) -> Error {

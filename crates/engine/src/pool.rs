@@ -198,8 +198,7 @@ impl Pool {
     /// # Errors
     /// When the queue is full or the model has been removed.
     pub fn submit(&self, model: ModelKey, job: Job) -> Result<(), Refusal> {
-        let arrived = lock(&self.shared.scheduler).arrive(model, job, Instant::now());
-        match arrived {
+        match self.shared.schedule(|scheduler, now| scheduler.arrive(model, job, now)) {
             Ok(Some(dispatch)) => self.shared.slots[dispatch.worker].put(dispatch),
             Ok(None) => {}
             Err((_job, refusal)) => return Err(refusal),
@@ -209,7 +208,7 @@ impl Pool {
 
     /// Takes out of all queues what has expired or lost its caller, so that its memory is free.
     pub fn sweep(&self) {
-        lock(&self.shared.scheduler).sweep(Instant::now());
+        self.shared.schedule(Scheduler::sweep);
     }
 
     /// Until every worker has nothing to do.
@@ -222,8 +221,18 @@ impl Pool {
 }
 
 impl Shared {
+    /// One step of the scheduler. What died in its queues is freed after its lock.
+    fn schedule<T>(&self, step: impl FnOnce(&mut Scheduler<Job>, Instant) -> T) -> T {
+        let (outcome, dead) = {
+            let mut scheduler = lock(&self.scheduler);
+            (step(&mut scheduler, Instant::now()), scheduler.take_dead())
+        };
+        drop(dead);
+        outcome
+    }
+
     fn work(&self, worker: WorkerIndex, context: &mut dyn WorkerContext) {
-        let mut next = lock(&self.scheduler).worker_ready(worker, Instant::now());
+        let mut next = self.schedule(|scheduler, now| scheduler.worker_ready(worker, now));
         loop {
             let dispatch = next.take().unwrap_or_else(|| self.slots[worker].take());
             let model = dispatch.model;
@@ -232,7 +241,7 @@ impl Shared {
             if catch_unwind(AssertUnwindSafe(|| self.run(dispatch, context))).is_err() {
                 error!("a run panicked; its callers got INTERNAL");
             }
-            next = lock(&self.scheduler).worker_free(worker, model, Instant::now());
+            next = self.schedule(|scheduler, now| scheduler.worker_free(worker, model, now));
         }
     }
 

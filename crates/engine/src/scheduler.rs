@@ -123,6 +123,8 @@ pub struct Scheduler<W> {
     /// Virtual time at which the last dispatch began: a model that was idle starts from here, not from its
     /// past.
     now: u64,
+    /// Expired or cancelled, and not yet freed.
+    dead: Vec<W>,
 }
 
 impl<W: Work> Scheduler<W> {
@@ -138,7 +140,7 @@ impl<W: Work> Scheduler<W> {
             .enumerate()
             .flat_map(|(device, &count)| std::iter::repeat_n(device, count))
             .collect();
-        Self { devices, workers, models: BTreeMap::new(), next_key: 0, turn: 0, now: 0 }
+        Self { devices, workers, models: BTreeMap::new(), next_key: 0, turn: 0, now: 0, dead: Vec::new() }
     }
 
     /// Takes a model in; at most `limit` of its requests wait.
@@ -173,7 +175,7 @@ impl<W: Work> Scheduler<W> {
     ) -> Result<Option<Dispatch<W>>, (W, Refusal)> {
         let Some(state) = self.models.get_mut(&model) else { return Err((work, Refusal::Gone)) };
         if state.queue.len() >= state.limit {
-            state.queue.retain(|work| !is_dead(work, now));
+            bury(&mut state.queue, &mut self.dead, now);
         }
         if state.queue.len() >= state.limit {
             return Err((work, Refusal::Full { limit: state.limit }));
@@ -218,8 +220,14 @@ impl<W: Work> Scheduler<W> {
     /// Takes out of all queues what has expired or lost its caller.
     pub fn sweep(&mut self, now: Instant) {
         for state in self.models.values_mut() {
-            state.queue.retain(|work| !is_dead(work, now));
+            bury(&mut state.queue, &mut self.dead, now);
         }
+    }
+
+    /// What has left the queues without having run since this was last asked. Freeing a request takes
+    /// longer than anything here: whoever holds a lock on the scheduler gives it up first.
+    pub fn take_dead(&mut self) -> Vec<W> {
+        std::mem::take(&mut self.dead)
     }
 
     /// How many requests of the model wait.
@@ -286,7 +294,13 @@ impl<W: Work> Scheduler<W> {
         now: Instant,
     ) -> Option<Dispatch<W>> {
         let state = self.models.get_mut(&model)?;
-        let work = std::iter::from_fn(|| state.queue.pop_front()).find(|work| !is_dead(work, now))?;
+        let work = loop {
+            let work = state.queue.pop_front()?;
+            if !is_dead(&work, now) {
+                break work;
+            }
+            self.dead.push(work);
+        };
         state.running[placement] += 1;
         self.now = self.now.max(state.virtual_time);
         state.virtual_time += 1;
@@ -294,6 +308,17 @@ impl<W: Work> Scheduler<W> {
         let in_flight = InFlight::new(&self.devices[device].in_flight);
         let concurrency = self.devices[device].in_flight.load(Ordering::Relaxed);
         Some(Dispatch { worker, device, model, batch: vec![work], in_flight, concurrency })
+    }
+}
+
+/// Moves the dead out of a queue; the others keep their order.
+fn bury<W: Work>(queue: &mut VecDeque<W>, dead: &mut Vec<W>, now: Instant) {
+    for _ in 0..queue.len() {
+        match queue.pop_front() {
+            Some(work) if is_dead(&work, now) => dead.push(work),
+            Some(work) => queue.push_back(work),
+            None => {}
+        }
     }
 }
 

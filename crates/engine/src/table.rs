@@ -2,7 +2,7 @@
 //! without a lock, so a change is seen at once or not at all.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -57,13 +57,14 @@ impl Route {
 /// One consistent view of everything.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// By name. A `BTreeMap` for stable listings; looked up through the table's own index.
+    /// By name, in an order that listings keep.
     pub routes: BTreeMap<Arc<str>, Route>,
     /// The first scan has been worked through.
     pub settled: bool,
     /// The server is going away: it is not ready, but answers whatever still reaches it.
     pub draining: bool,
-    index: HashMap<Arc<str>, Arc<Route>>,
+    /// Connections are being told to go.
+    pub leaving: bool,
 }
 
 impl Snapshot {
@@ -82,7 +83,7 @@ impl Snapshot {
     /// # Errors
     /// Which of the reasons it is that there is none.
     pub fn find(&self, model: &str, version: Option<Version>) -> Result<Arc<LiveVersion>> {
-        let route = self.index.get(model).ok_or_else(|| Error::ModelNotFound { model: quote(model) })?;
+        let route = self.routes.get(model).ok_or_else(|| Error::ModelNotFound { model: quote(model) })?;
         let Some(version) = version else {
             return route.newest().cloned().ok_or_else(|| no_version(model, route));
         };
@@ -153,8 +154,6 @@ impl Table {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.current.load());
         change(&mut next);
-        next.index =
-            next.routes.iter().map(|(name, route)| (Arc::clone(name), Arc::new(route.clone()))).collect();
         self.current.store(Arc::new(next));
         self.changed.send_replace(());
     }

@@ -17,6 +17,9 @@ pub struct Tensor {
     pub value: Value,
 }
 
+/// As many as libtorch can reduce over.
+pub const MAX_DIMENSIONS: usize = 64;
+
 /// Where a tensor's elements are.
 #[derive(Clone)]
 pub enum Value {
@@ -59,7 +62,8 @@ impl Tensor {
     pub fn check(&self) -> Result<(), String> {
         let count = self.elements().ok_or_else(|| {
             format!(
-                "shape {} is not valid: every dimension must be 0 or more and the element count must fit 63 bits",
+                "shape {} is not valid: at most {MAX_DIMENSIONS} dimensions of 0 or more are expected, whose product fits \
+                 63 bits",
                 shape_text(&self.shape)
             )
         })?;
@@ -94,17 +98,14 @@ pub(crate) fn shape_text(shape: &[i64]) -> String {
     format!("[{}{more}]", dims.join(","))
 }
 
-/// The number of elements of a shape; `None` where it is no shape.
+/// The number of elements of a shape; `None` where it is no shape, or one that libtorch could not
+/// stride: the dimensions beside a zero must multiply to something that fits, too.
 pub fn element_count(shape: &[i64]) -> Option<usize> {
-    // A zero anywhere makes the whole zero, but the other dimensions must be valid all the same.
-    if shape.iter().any(|&dim| dim < 0) {
+    if shape.len() > MAX_DIMENSIONS || shape.iter().any(|&dim| dim < 0) {
         return None;
     }
-    if shape.contains(&0) {
-        return Some(0);
-    }
-    let count = shape.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim))?;
-    usize::try_from(count).ok()
+    let count = shape.iter().try_fold(1i64, |product, &dim| product.checked_mul(dim.max(1)))?;
+    if shape.contains(&0) { Some(0) } else { usize::try_from(count).ok() }
 }
 
 /// The elements of a BYTES tensor. Stops at the first length that leads out of the data.

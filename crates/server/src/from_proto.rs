@@ -76,6 +76,9 @@ fn check_parameters(request: &ModelInferRequest) -> Result<()> {
             ("priority" | "timeout", Some(ParameterChoice::Uint64Param(_))) => true,
             ("priority" | "timeout", _) => false,
             ("triton_enable_empty_final_response", Some(ParameterChoice::BoolParam(_))) => true,
+            ("triton_enable_empty_final_response", _) => {
+                return Err(invalid(format!("parameter '{name}' must be a boolean (bool_param)")));
+            }
             (other, _) if other.starts_with("triton_") => {
                 return Err(invalid(format!(
                     "parameter keys starting with 'triton_' are reserved, '{}' is none that is known",

@@ -42,7 +42,8 @@ impl Service {
         let path = request.uri().path();
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
-                self.unary(request, |message, deadline| self.model_infer(message, deadline)).await
+                let infer = |message, deadline| self.model_infer(message, deadline);
+                self.unary(request, wire::check_infer_request, infer).await
             }
             "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(server_live())).await,
             "ServerReady" => self.ready_unary(request, |_: ServerReadyRequest| Ok(self.server_ready())).await,
@@ -64,6 +65,7 @@ impl Service {
     async fn unary<Q: Message + Default, A: Message, F: Future<Output = Answer<A>>>(
         &self,
         request: Request<Incoming>,
+        check: impl FnOnce(&[u8]) -> Answer<()>,
         handler: impl FnOnce(Q, Option<Instant>) -> F,
     ) -> Response<Body> {
         let (head, mut body) = request.into_parts();
@@ -81,10 +83,15 @@ impl Service {
                     })??
                 }
             };
+            check(&data)?;
+            // Typed contents are copied out of it; it holds their place in the budget all the same.
+            let held = data.clone();
             let message = Q::decode(data).map_err(|error| {
                 Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
             })?;
-            Answer::Ok((handler(message, deadline).await?, packed))
+            let answer = handler(message, deadline).await?;
+            drop(held);
+            Answer::Ok((answer, packed))
         };
         match answer.await {
             Ok((answer, packed)) => {
@@ -100,7 +107,7 @@ impl Service {
         request: Request<Incoming>,
         handler: impl FnOnce(Q) -> Answer<A>,
     ) -> Response<Body> {
-        self.unary(request, |message, _| std::future::ready(handler(message))).await
+        self.unary(request, |_| Ok(()), |message, _| std::future::ready(handler(message))).await
     }
 
     async fn model_infer(

@@ -87,8 +87,8 @@ impl Stream for Watching {
                 break;
             }
             let snapshot = self.table.snapshot();
-            // No other state will follow: the stream ends now, not with the next change.
-            self.over = snapshot.draining;
+            // Not while only draining: whoever watches would ask again, and again.
+            self.over = snapshot.leaving;
             let status = serving(&snapshot, &self.service).unwrap_or(ServingStatus::ServiceUnknown);
             if self.last.replace(status) != Some(status) {
                 return Poll::Ready(Some(Ok(answer(status))));

@@ -134,7 +134,7 @@ impl Listener {
                 loop {
                     match tokio::time::timeout(QUIET, connection.as_mut()).await {
                         Ok(ended) => break ended,
-                        Err(_) if quiet => return,
+                        Err(_) if quiet && calls.load(Ordering::Relaxed) == 0 => return,
                         Err(_) => quiet = calls.load(Ordering::Relaxed) == 0,
                     }
                 }

@@ -122,6 +122,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     info!("{name}: draining");
     let drain = async {
         tokio::time::sleep(options.drain_delay.map_or(Duration::ZERO, |Period(time)| time)).await;
+        table.change(|table| table.leaving = true);
         stop.send_replace(true);
         serving.await
     };
@@ -150,7 +151,10 @@ async fn sweep(pool: Pool) {
 fn load(options: &Options, backend: Arc<dyn Backend>, pool: Pool, table: Arc<Table>) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(options.model_repository.clone(), backend, pool, Arc::clone(&table));
     std::thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
-        reconciler.run();
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reconciler.run())).is_err() {
+            tracing::error!("loading the models panicked, and the server will not be ready; this is a bug");
+            return;
+        }
         let snapshot = table.snapshot();
         let served: Vec<&str> = snapshot
             .routes

@@ -14,7 +14,6 @@ pub(crate) fn from_error(error: &Error) -> Box<Status> {
         Error::NotReady { .. } => Status::unavailable(text),
         Error::QueueFull { .. } => Status::resource_exhausted(text),
         Error::DeadlineExceeded { .. } => Status::deadline_exceeded(text),
-        Error::Cancelled => Status::cancelled(text),
         Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. } => Status::internal(text),
     })
 }

@@ -57,4 +57,6 @@ struct sc_call {
 
 struct sc_value {
   c10::IValue value;
+  // Of a dict, in its order: its own iterator cannot jump.
+  std::vector<std::pair<std::string, c10::IValue>> entries = {};
 };

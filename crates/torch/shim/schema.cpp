@@ -151,12 +151,83 @@ std::shared_ptr<jit::Graph> inlined(const sc_module* module) {
   return graph;
 }
 
-// An operator whose library states no schema for it might write anywhere, as far as libtorch knows. One
-// that does write has to state so.
-bool states_no_writes(const jit::Node* node) {
-  const auto* known = node->maybeOperator();
-  return known != nullptr && known->aliasAnalysisKind() == c10::AliasAnalysisKind::CONSERVATIVE &&
-      !known->schema().is_mutable();
+// What a graph changes of what is not its own.
+struct Writes {
+  bool inputs = false;
+  std::string attribute; // or the operation that changes one; empty where none does
+};
+
+// Operators that write to running statistics although their schemas do not say so: positions of
+// running_mean, running_var and of the switch.
+bool hides_a_write(const jit::Node* node) {
+  static const std::set<std::string> operators = {
+      "aten::batch_norm",        "aten::instance_norm",    "aten::native_batch_norm", "aten::_batch_norm_impl_index",
+      "aten::cudnn_batch_norm", "aten::miopen_batch_norm", "aten::_native_batch_norm_legit"};
+  if (operators.count(node->kind().toQualString()) == 0 || node->inputs().size() < 6) return false;
+  if (node->input(3)->type()->kind() == c10::TypeKind::NoneType) return false;
+  const auto on = jit::toIValue(node->input(5));
+  return !(on && on->isBool() && !on->toBool());
+}
+
+// What the node writes to, as its schema says. An operator whose library states no schema might write
+// anywhere, as far as libtorch knows; one that does write has to state so.
+std::vector<jit::Value*> written(jit::Node* node) {
+  std::vector<jit::Value*> values;
+  if (hides_a_write(node)) values = {node->input(3), node->input(4)};
+  const auto* schema = node->maybeSchema();
+  if (schema == nullptr || !schema->is_mutable()) return values;
+  for (size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); i++) {
+    const auto* alias = schema->arguments()[i].alias_info();
+    if (alias != nullptr && alias->isWrite()) values.push_back(node->input(i));
+  }
+  return values;
+}
+
+bool may_hold_a_tensor(const jit::Value* value) {
+  const auto kind = value->type()->kind();
+  return kind == c10::TypeKind::TensorType || kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType ||
+      kind == c10::TypeKind::TupleType || kind == c10::TypeKind::OptionalType;
+}
+
+// An object made in forward may be changed there; what else is changed was there before.
+bool is_made_here(const jit::Value* object) { return object->node()->kind() == c10::prim::CreateObject; }
+
+// A class of C++ behind an attribute: its methods may do anything.
+bool calls_foreign_class(const jit::Node* node) {
+  if (node->kind() != c10::prim::CallMethod) return false;
+  const auto type = node->input(0)->type()->cast<c10::ClassType>();
+  return type && !type->is_module() && node->input(0)->node()->kind() == c10::prim::GetAttr;
+}
+
+// A fork keeps its body as an attribute, not as a block.
+std::shared_ptr<jit::Graph> forked_body(const jit::Node* node) {
+  if (node->kind() != c10::prim::fork && node->kind() != c10::prim::awaitable) return nullptr;
+  auto body = node->g(c10::attr::Subgraph)->copy();
+  jit::Inline(*body);
+  return body;
+}
+
+// `forked`: what a fork is given belongs to whoever forked, and counts as an attribute.
+void find_writes(const std::shared_ptr<jit::Graph>& graph, bool forked, Writes& found) {
+  jit::AliasDb aliases(graph);
+  std::vector<jit::Value*> owned;
+  std::vector<jit::Value*> given;
+  for (auto* input : graph->inputs()) {
+    if (may_hold_a_tensor(input)) (forked ? owned : given).push_back(input);
+  }
+  each_node(graph->block(), [&](jit::Node* node) {
+    const bool kept = node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::Constant;
+    if (kept && may_hold_a_tensor(node->output())) owned.push_back(node->output());
+  });
+  each_node(graph->block(), [&](jit::Node* node) {
+    if (node->kind() == c10::prim::SetAttr && !is_made_here(node->input(0))) found.attribute = node->s(c10::attr::name);
+    if (calls_foreign_class(node)) found.attribute = node->s(c10::attr::name);
+    for (auto* value : written(node)) {
+      if (!owned.empty() && aliases.mayContainAlias(value, owned)) found.attribute = node->kind().toQualString();
+      if (!given.empty() && aliases.mayContainAlias(value, given)) found.inputs = true;
+    }
+    if (const auto body = forked_body(node)) find_writes(body, true, found);
+  });
 }
 
 } // namespace
@@ -189,28 +260,24 @@ int sc_schema(const sc_module* module, char** schema, char** error) {
   });
 }
 
+int sc_forks_write(const sc_module* module, bool* write, char** what, char** error) {
+  return sc_try(error, [&] {
+    Writes found;
+    each_node(inlined(module)->block(), [&](jit::Node* node) {
+      if (const auto body = forked_body(node)) find_writes(body, true, found);
+    });
+    *write = !found.attribute.empty();
+    *what = sc_text(found.attribute);
+  });
+}
+
 int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** what, char** error) {
   return sc_try(error, [&] {
-    const auto graph = inlined(module);
-    jit::AliasDb aliases(graph);
-    jit::ValueSet owned;
-    jit::ValueSet given(graph->inputs().begin() + (graph->inputs().empty() ? 0 : 1), graph->inputs().end());
-    std::string found;
-    each_node(graph->block(), [&](jit::Node* node) {
-      if (node->kind() == c10::prim::GetAttr && node->output()->type()->kind() != c10::TypeKind::ClassType) {
-        owned.insert(node->output());
-      }
-      if (node->kind() == c10::prim::SetAttr && found.empty()) found = node->s(c10::attr::name);
-    });
-    each_node(graph->block(), [&](jit::Node* node) {
-      if (!aliases.hasWriters(node)) return;
-      if (found.empty() && !owned.empty() && !states_no_writes(node) && aliases.writesToAlias(node, owned)) {
-        found = node->kind().toQualString();
-      }
-      if (!given.empty() && aliases.writesToAlias(node, given)) *inputs = true;
-    });
-    *attributes = !found.empty();
-    *what = sc_text(found);
+    Writes found;
+    find_writes(inlined(module), false, found);
+    *inputs = found.inputs;
+    *attributes = !found.attribute.empty();
+    *what = sc_text(found.attribute);
   });
 }
 

@@ -10,8 +10,10 @@
 #include <torch/script.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,11 @@ struct NoGrad {
   torch::NoGradGuard no_grad;
   std::optional<c10::InferenceMode> mode;
 };
+
+// What a loading thread has begun on its stream is done before a worker uses it on another.
+void finish(const at::Device& device) {
+  if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
 
 at::Device device_of(int32_t cuda_index) {
   return cuda_index < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_index));
@@ -82,6 +89,8 @@ void sc_init() {
 void sc_exit(int code) { std::_Exit(code); }
 
 int sc_enter_device(int32_t cuda_index, char** error) {
+  // A thread's first parallel operator would otherwise take the number that another thread set last.
+  at::get_num_threads();
   if (cuda_index < 0) return 0;
   return sc_try(error, [&] {
     // A stream of its own per worker, through the device-independent guard: no CUDA headers needed.
@@ -99,6 +108,7 @@ int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module
     NoGrad guard(inference_mode);
     auto loaded = torch::jit::load(path, device_of(cuda_index));
     loaded.eval();
+    finish(device_of(cuda_index));
     *module = new sc_module(std::move(loaded), device_of(cuda_index));
   });
 }
@@ -108,12 +118,16 @@ int sc_freeze(const sc_module* module, bool optimize, sc_module** frozen, char**
     torch::NoGradGuard guard;
     auto result = torch::jit::freeze(module->module);
     if (optimize) result = torch::jit::optimize_for_inference(result);
+    finish(module->device);
     *frozen = new sc_module(std::move(result), module->device);
   });
 }
 
 int sc_copy(const sc_module* module, sc_module** copy, char** error) {
-  return sc_try(error, [&] { *copy = new sc_module(module->module.deepcopy(), module->device); });
+  return sc_try(error, [&] {
+    *copy = new sc_module(module->module.deepcopy(), module->device);
+    finish(module->device);
+  });
 }
 
 void sc_module_free(sc_module* module) { delete module; }
@@ -127,25 +141,32 @@ sc_call* sc_call_new(const sc_module* module) {
 
 void sc_call_free(sc_call* call) { delete call; }
 
-void sc_push_default(sc_call* call) {
+int sc_push_default(sc_call* call, char** error) {
   // By position: the stack has exactly one value for each argument before this one.
-  call->stack.push_back(call->module->defaults.at(call->stack.size()));
+  return sc_try(error, [&] { call->stack.push_back(call->module->defaults.at(call->stack.size())); });
 }
 
 void sc_push_int(sc_call* call, int64_t value) { call->stack.emplace_back(value); }
 void sc_push_float(sc_call* call, double value) { call->stack.emplace_back(value); }
 void sc_push_bool(sc_call* call, bool value) { call->stack.emplace_back(value); }
-void sc_push_str(sc_call* call, const char* data, size_t size) { call->stack.emplace_back(std::string(data, size)); }
 
-void sc_push_strings(sc_call* call, const char* const* data, const size_t* sizes, size_t count) {
-  c10::List<std::string> list;
-  list.reserve(count);
-  for (size_t i = 0; i < count; i++) list.push_back(std::string(data[i], sizes[i]));
-  call->stack.emplace_back(std::move(list));
+int sc_push_str(sc_call* call, const char* data, size_t size, char** error) {
+  return sc_try(error, [&] { call->stack.emplace_back(std::string(data, size)); });
+}
+
+int sc_push_strings(sc_call* call, const char* const* data, const size_t* sizes, size_t count, char** error) {
+  return sc_try(error, [&] {
+    c10::List<std::string> list;
+    list.reserve(count);
+    for (size_t i = 0; i < count; i++) list.push_back(std::string(data[i], sizes[i]));
+    call->stack.emplace_back(std::move(list));
+  });
 }
 
 int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t* sizes, size_t dims, bool copy,
                    void* owner, void (*release)(void*), char** error) {
+  // Released here unless a tensor has taken it over.
+  std::unique_ptr<void, void (*)(void*)> held(owner, release);
   return sc_try(error, [&] {
     const auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype));
     const at::IntArrayRef shape(sizes, dims);
@@ -153,9 +174,9 @@ int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t*
     if (copy) {
       tensor = at::empty(shape, options);
       if (tensor.nbytes() > 0) std::memcpy(tensor.mutable_data_ptr(), data, tensor.nbytes());
-      release(owner);
     } else {
       tensor = at::from_blob(const_cast<void*>(data), shape, [owner, release](void*) { release(owner); }, options);
+      held.release();
     }
     if (!call->module->device.is_cpu()) tensor = tensor.to(call->module->device);
     call->stack.emplace_back(std::move(tensor));
@@ -198,36 +219,47 @@ int sc_run(const sc_module* module, sc_call* call, bool inference_mode, bool opt
 }
 
 namespace {
+// By its elements, because a List[Any] may hold strings beside others.
 bool is_strings(const c10::IValue& value) {
-  return value.isList() && value.toListRef().empty() ? value.type()->cast<c10::ListType>() != nullptr &&
-          value.type()->cast<c10::ListType>()->getElementType()->kind() == c10::StringType::Kind
-                                                      : value.isList() && value.toListRef()[0].isString();
+  const auto elements = value.toListRef();
+  if (!elements.empty()) {
+    return std::all_of(elements.begin(), elements.end(), [](const c10::IValue& element) { return element.isString(); });
+  }
+  const auto list = value.type()->cast<c10::ListType>();
+  return list && list->getElementType()->kind() == c10::StringType::Kind;
+}
+
+bool is_string_dict(const c10::IValue& value) {
+  return value.isGenericDict() && value.toGenericDict().keyType()->kind() == c10::StringType::Kind;
 }
 } // namespace
 
-sc_kind sc_value_kind(const sc_value* value) {
-  const auto& inner = value->value;
-  if (inner.isTensor()) return SC_TENSOR;
-  if (inner.isTuple()) return SC_TUPLE;
-  if (inner.isTensorList()) return SC_LIST;
-  if (inner.isList()) return is_strings(inner) ? SC_STRINGS : SC_LIST;
-  if (inner.isGenericDict()) {
-    const auto dict = inner.toGenericDict();
-    if (dict.keyType()->kind() == c10::StringType::Kind) return SC_DICT;
-  }
-  return SC_OTHER;
-}
-
-size_t sc_value_size(const sc_value* value) {
-  const auto& inner = value->value;
-  if (inner.isTuple()) return inner.toTupleRef().elements().size();
-  if (inner.isList()) return inner.toListRef().size();
-  if (inner.isGenericDict()) return inner.toGenericDict().size();
-  return 0;
+int sc_value_kind(const sc_value* value, sc_kind* kind, size_t* size, char** error) {
+  return sc_try(error, [&] {
+    const auto& inner = value->value;
+    *kind = SC_OTHER;
+    *size = 0;
+    if (inner.isTensor()) {
+      *kind = SC_TENSOR;
+    } else if (inner.isTuple()) {
+      *kind = SC_TUPLE;
+      *size = inner.toTupleRef().elements().size();
+    } else if (inner.isList()) {
+      *kind = is_strings(inner) ? SC_STRINGS : SC_LIST;
+      *size = inner.toListRef().size();
+    } else if (is_string_dict(inner)) {
+      *kind = SC_DICT;
+      *size = inner.toGenericDict().size();
+    }
+  });
 }
 
 char* sc_value_type(const sc_value* value) {
-  return sc_text(value->value.isNone() ? "None" : value->value.type()->repr_str());
+  char* text = nullptr;
+  char* error = nullptr;
+  sc_try(&error, [&] { text = sc_text(value->value.isNone() ? "None" : value->value.type()->repr_str()); });
+  sc_free(error);
+  return text;
 }
 
 int sc_value_at(const sc_value* value, size_t index, sc_value** element, char** name, char** error) {
@@ -239,21 +271,24 @@ int sc_value_at(const sc_value* value, size_t index, sc_value** element, char** 
       const auto type = inner.toTupleRef().type();
       if (type->schema()) *name = sc_text(type->schema()->arguments().at(index).name());
     } else if (inner.isGenericDict()) {
-      const auto dict = inner.toGenericDict();
-      auto entry = dict.begin();
-      std::advance(entry, static_cast<std::ptrdiff_t>(index));
-      *element = new sc_value{entry->value()};
-      *name = sc_text(entry->key().toStringRef());
+      auto& entries = const_cast<sc_value*>(value)->entries;
+      if (entries.empty()) {
+        for (const auto& entry : inner.toGenericDict()) entries.emplace_back(entry.key().toStringRef(), entry.value());
+      }
+      *element = new sc_value{entries.at(index).second};
+      *name = sc_text(entries.at(index).first);
     } else {
       *element = new sc_value{inner.toListRef().at(index)};
     }
   });
 }
 
-void sc_value_string(const sc_value* value, size_t index, const char** data, size_t* size) {
-  const auto& text = value->value.toListRef()[index].toStringRef();
-  *data = text.data();
-  *size = text.size();
+int sc_value_string(const sc_value* value, size_t index, const char** data, size_t* size, char** error) {
+  return sc_try(error, [&] {
+    const auto& text = value->value.toListRef().at(index).toStringRef();
+    *data = text.data();
+    *size = text.size();
+  });
 }
 
 int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error) {

@@ -1,4 +1,4 @@
-// What tch does not offer, as a C interface: modules with their schema, calls with any argument,
+// libtorch as a C interface: modules with their schema, calls with any argument,
 // inference mode, streams, thread counts, operator libraries, and errors as text.
 //
 // Every function that can fail returns 0, or -1 with `*error` set to a text that the caller gives
@@ -47,6 +47,8 @@ void sc_set_threads(int32_t threads);
 int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module** module, char** error);
 int sc_freeze(const sc_module* module, bool optimize, sc_module** frozen, char** error);
 int sc_schema(const sc_module* module, char** schema, char** error);
+// Freezing folds attributes that forks change, so these are looked for before.
+int sc_forks_write(const sc_module* module, bool* write, char** what, char** error);
 int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** what, char** error);
 int sc_copy(const sc_module* module, sc_module** copy, char** error);
 void sc_module_free(sc_module* module);
@@ -54,13 +56,13 @@ void sc_module_free(sc_module* module);
 // Calls.
 sc_call* sc_call_new(const sc_module* module);
 void sc_call_free(sc_call* call);
-void sc_push_default(sc_call* call);
+int sc_push_default(sc_call* call, char** error);
+// Room is reserved for every argument, so that these cannot fail.
 void sc_push_int(sc_call* call, int64_t value);
 void sc_push_float(sc_call* call, double value);
 void sc_push_bool(sc_call* call, bool value);
-void sc_push_str(sc_call* call, const char* data, size_t size);
-// `lengths` and the bytes one after the other.
-void sc_push_strings(sc_call* call, const char* const* data, const size_t* sizes, size_t count);
+int sc_push_str(sc_call* call, const char* data, size_t size, char** error);
+int sc_push_strings(sc_call* call, const char* const* data, const size_t* sizes, size_t count, char** error);
 // Borrows `data` until `release(owner)`; copies it when `copy` is set, and then releases at once.
 int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t* sizes, size_t dims, bool copy,
                    void* owner, void (*release)(void*), char** error);
@@ -72,13 +74,12 @@ int sc_run(const sc_module* module, sc_call* call, bool inference_mode, bool opt
            char** error);
 
 // Values.
-sc_kind sc_value_kind(const sc_value* value);
-size_t sc_value_size(const sc_value* value);
-char* sc_value_type(const sc_value* value);
-// The n-th element; for a dict and a NamedTuple with its name, else an empty one.
+int sc_value_kind(const sc_value* value, sc_kind* kind, size_t* size, char** error);
+char* sc_value_type(const sc_value* value); // null where it cannot be told
+// The n-th element; for a dict and a NamedTuple with its name, else with null.
 int sc_value_at(const sc_value* value, size_t index, sc_value** element, char** name, char** error);
 // The n-th string of SC_STRINGS, alive as long as the value.
-void sc_value_string(const sc_value* value, size_t index, const char** data, size_t* size);
+int sc_value_string(const sc_value* value, size_t index, const char** data, size_t* size, char** error);
 int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error);
 void sc_value_free(sc_value* value);
 void sc_tensor_free(void* handle);

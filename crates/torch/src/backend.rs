@@ -187,6 +187,9 @@ impl OpenFile {
         if self.settings.stateful {
             return Ok((module, true));
         }
+        if let Some(what) = module.fork_writes().map_err(|text| failed(&self.file, &text))? {
+            return Err(changes_itself(&what));
+        }
         let module = match module.freeze(self.settings.optimize) {
             Ok(frozen) => frozen,
             Err(text) if self.settings.optimize => {
@@ -204,14 +207,17 @@ impl OpenFile {
         };
         let mutates = module.mutates().map_err(|text| failed(&self.file, &text))?;
         if mutates.attributes {
-            return Err(LoadError(format!(
-                "forward changes the module's own attributes (`{}`), so that answers would depend on earlier requests; \
-                 return the state instead, or set `stateful: true` in config.yaml to give each instance its own copy",
-                mutates.what
-            )));
+            return Err(changes_itself(&mutates.what));
         }
         Ok((module, mutates.inputs))
     }
+}
+
+fn changes_itself(what: &str) -> LoadError {
+    LoadError(format!(
+        "forward changes the module's own attributes (`{what}`), so that answers would depend on earlier requests; \
+         return the state instead, or set `stateful: true` in config.yaml to give each instance its own copy"
+    ))
 }
 
 struct TorchModule {
@@ -256,17 +262,17 @@ impl TorchRunner {
                 debug!("forward threw: {text}");
                 RunError::Model(first_line(&text))
             })?;
-        output(&value)
+        output(&value, self.settings.stateful)
     }
 
     fn push(&self, call: &mut ffi::Call<'_>, argument: Arg) -> Result<(), String> {
         match argument {
-            Arg::Default => call.default(),
+            Arg::Default => call.default()?,
             Arg::Int(value) => call.int(value),
             Arg::Float(value) => call.float(value),
             Arg::Bool(value) => call.bool(value),
-            Arg::Str(value) => call.str(&value),
-            Arg::Strings(data) => call.strings(&strings(&data).collect::<Vec<_>>()),
+            Arg::Str(value) => call.str(&value)?,
+            Arg::Strings(data) => call.strings(&strings(&data).collect::<Vec<_>>())?,
             Arg::Tensor(tensor) => self.push_tensor(call, tensor)?,
             Arg::Tensors(tensors) => {
                 let count = tensors.len();
@@ -295,40 +301,41 @@ impl TorchRunner {
     }
 }
 
-fn output(value: &ffi::Value) -> Result<Output, RunError> {
-    let elements =
-        || (0..value.size()).map(|index| value.at(index).map_err(|text| RunError::Output(first_line(&text))));
-    Ok(match value.kind() {
-        ffi::Kind::Tensor => Output::Tensor(host_tensor(value)?),
+/// `copy` where the module may write to what it returned.
+fn output(value: &ffi::Value, copy: bool) -> Result<Output, RunError> {
+    let failed = |text: String| RunError::Output(first_line(&text));
+    let (kind, size) = value.kind().map_err(failed)?;
+    let elements = (0..size).map(|index| {
+        let (name, element) = value.at(index).map_err(failed)?;
+        Ok((name, output(&element, copy)?))
+    });
+    Ok(match kind {
+        ffi::Kind::Tensor => Output::Tensor(host_tensor(value, copy)?),
         ffi::Kind::Strings => {
             let mut data = Vec::new();
-            value.each_string(|text| push_string(&mut data, text));
-            let count = i64::try_from(value.size()).unwrap_or(i64::MAX);
+            for index in 0..size {
+                push_string(&mut data, value.string(index).map_err(failed)?);
+            }
+            let count = i64::try_from(size).unwrap_or(i64::MAX);
             Output::Strings(Tensor::host(DataType::Bytes, vec![count], Bytes::from(data)))
         }
         ffi::Kind::List => {
-            let part =
-                |element: Result<(_, ffi::Value), _>| element.and_then(|(_, element)| output(&element));
-            Output::List(elements().map(part).collect::<Result<_, _>>()?)
+            let elements: Result<Vec<(Option<String>, Output)>, RunError> = elements.collect();
+            Output::List(elements?.into_iter().map(|(_, element)| element).collect())
         }
-        ffi::Kind::Tuple => {
-            let part = |element: Result<(_, ffi::Value), _>| {
-                element.and_then(|(name, element)| Ok((name, output(&element)?)))
-            };
-            Output::Tuple(elements().map(part).collect::<Result<_, _>>()?)
-        }
+        ffi::Kind::Tuple => Output::Tuple(elements.collect::<Result<_, _>>()?),
         ffi::Kind::Dict => {
-            let part = |element: Result<(Option<String>, ffi::Value), _>| {
-                element.and_then(|(key, element)| Ok((key.unwrap_or_default(), output(&element)?)))
-            };
-            Output::Dict(elements().map(part).collect::<Result<_, _>>()?)
+            let elements: Result<Vec<(Option<String>, Output)>, RunError> = elements.collect();
+            Output::Dict(
+                elements?.into_iter().map(|(key, element)| (key.unwrap_or_default(), element)).collect(),
+            )
         }
         ffi::Kind::Other => Output::Other(value.type_name()),
     })
 }
 
-fn host_tensor(value: &ffi::Value) -> Result<Tensor, RunError> {
-    let tensor = value.tensor().map_err(|text| RunError::Output(first_line(&text)))?;
+fn host_tensor(value: &ffi::Value, copy: bool) -> Result<Tensor, RunError> {
+    let tensor = value.tensor(copy).map_err(|text| RunError::Output(first_line(&text)))?;
     let data_type = data_type(tensor.dtype).ok_or_else(|| {
         RunError::Output(format!(
             "a tensor of libtorch's scalar type {}, which the protocol cannot carry; convert it in the model",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{ffi, message};
+use crate::ffi;
 
 /// Compiles `source`, which is `def forward(self, ...): ...` and further methods, and saves the module.
 ///
@@ -12,8 +12,6 @@ use crate::{ffi, message};
 /// # Errors
 /// libtorch's reason.
 pub fn define(source: &str, parameters: &[&str], path: &Path) -> Result<(), String> {
-    ffi::define(source, parameters, path).map_err(|text| {
-        // The compiler's message is many lines, and all of them help whoever wrote the source.
-        if text.is_empty() { message::first_line(&text) } else { text }
-    })
+    // The compiler's message is many lines, and all of them help whoever wrote the source.
+    ffi::define(source, parameters, path)
 }

@@ -48,26 +48,26 @@ unsafe extern "C" {
     fn sc_load(path: *const c_char, cuda: i32, inference: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
     fn sc_freeze(module: *const RawModule, optimize: bool, frozen: *mut *mut RawModule, error: ErrorOut) -> i32;
     fn sc_schema(module: *const RawModule, schema: *mut *mut c_char, error: ErrorOut) -> i32;
+    fn sc_forks_write(module: *const RawModule, write: *mut bool, what: *mut *mut c_char, error: ErrorOut) -> i32;
     fn sc_mutates(module: *const RawModule, attributes: *mut bool, inputs: *mut bool, what: *mut *mut c_char, error: ErrorOut) -> i32;
     fn sc_copy(module: *const RawModule, copy: *mut *mut RawModule, error: ErrorOut) -> i32;
     fn sc_module_free(module: *mut RawModule);
     fn sc_call_new(module: *const RawModule) -> *mut RawCall;
     fn sc_call_free(call: *mut RawCall);
-    fn sc_push_default(call: *mut RawCall);
+    fn sc_push_default(call: *mut RawCall, error: ErrorOut) -> i32;
     fn sc_push_int(call: *mut RawCall, value: i64);
     fn sc_push_float(call: *mut RawCall, value: f64);
     fn sc_push_bool(call: *mut RawCall, value: bool);
-    fn sc_push_str(call: *mut RawCall, data: *const u8, size: usize);
-    fn sc_push_strings(call: *mut RawCall, data: *const *const u8, sizes: *const usize, count: usize);
+    fn sc_push_str(call: *mut RawCall, data: *const u8, size: usize, error: ErrorOut) -> i32;
+    fn sc_push_strings(call: *mut RawCall, data: *const *const u8, sizes: *const usize, count: usize, error: ErrorOut) -> i32;
     fn sc_push_tensor(call: *mut RawCall, data: *const c_void, dtype: i8, sizes: *const i64, dims: usize, copy: bool, owner: *mut c_void, release: extern "C" fn(*mut c_void), error: ErrorOut) -> i32;
     fn sc_fold_list(call: *mut RawCall, count: usize, error: ErrorOut) -> i32;
     fn sc_fold_dict(call: *mut RawCall, keys: *const *const u8, sizes: *const usize, count: usize, error: ErrorOut) -> i32;
     fn sc_run(module: *const RawModule, call: *mut RawCall, inference: bool, optimized: bool, value: *mut *mut RawValue, error: ErrorOut) -> i32;
-    fn sc_value_kind(value: *const RawValue) -> i32;
-    fn sc_value_size(value: *const RawValue) -> usize;
+    fn sc_value_kind(value: *const RawValue, kind: *mut i32, size: *mut usize, error: ErrorOut) -> i32;
     fn sc_value_type(value: *const RawValue) -> *mut c_char;
     fn sc_value_at(value: *const RawValue, index: usize, element: *mut *mut RawValue, name: *mut *mut c_char, error: ErrorOut) -> i32;
-    fn sc_value_string(value: *const RawValue, index: usize, data: *mut *const u8, size: *mut usize);
+    fn sc_value_string(value: *const RawValue, index: usize, data: *mut *const u8, size: *mut usize, error: ErrorOut) -> i32;
     fn sc_value_tensor(value: *const RawValue, tensor: *mut RawTensor, error: ErrorOut) -> i32;
     fn sc_value_free(value: *mut RawValue);
     fn sc_tensor_free(handle: *mut c_void);
@@ -207,6 +207,16 @@ impl Module {
         Ok(take_text(schema))
     }
 
+    /// The attribute or operation by which a `torch.jit.fork` in `forward` changes the module.
+    pub(crate) fn fork_writes(&self) -> Result<Option<String>, String> {
+        let (mut write, mut what) = (false, ptr::null_mut());
+        let out = (&raw mut write, &raw mut what);
+        // SAFETY: valid pointers.
+        check(|error| unsafe { sc_forks_write(self.0, out.0, out.1, error) })?;
+        let what = take_text(what);
+        Ok(write.then_some(what))
+    }
+
     pub(crate) fn mutates(&self) -> Result<Mutates, String> {
         let (mut attributes, mut inputs, mut what) = (false, false, ptr::null_mut());
         let out = (&raw mut attributes, &raw mut inputs, &raw mut what);
@@ -249,9 +259,9 @@ impl<'m> Call<'m> {
         Self { raw: unsafe { sc_call_new(module.0) }, _module: module }
     }
 
-    pub(crate) fn default(&mut self) {
-        // SAFETY: fewer values than arguments have been pushed: the engine pushes one for each.
-        unsafe { sc_push_default(self.raw) }
+    pub(crate) fn default(&mut self) -> Result<(), String> {
+        // SAFETY: a valid call.
+        check(|error| unsafe { sc_push_default(self.raw, error) })
     }
 
     pub(crate) fn int(&mut self, value: i64) {
@@ -269,15 +279,17 @@ impl<'m> Call<'m> {
         unsafe { sc_push_bool(self.raw, value) }
     }
 
-    pub(crate) fn str(&mut self, value: &[u8]) {
+    pub(crate) fn str(&mut self, value: &[u8]) -> Result<(), String> {
         // SAFETY: the bytes are copied.
-        unsafe { sc_push_str(self.raw, value.as_ptr(), value.len()) }
+        check(|error| unsafe { sc_push_str(self.raw, value.as_ptr(), value.len(), error) })
     }
 
-    pub(crate) fn strings(&mut self, values: &[&[u8]]) {
+    pub(crate) fn strings(&mut self, values: &[&[u8]]) -> Result<(), String> {
         let (data, sizes) = slices(values);
         // SAFETY: two arrays of the same length; the bytes are copied.
-        unsafe { sc_push_strings(self.raw, data.as_ptr(), sizes.as_ptr(), values.len()) }
+        check(|error| unsafe {
+            sc_push_strings(self.raw, data.as_ptr(), sizes.as_ptr(), values.len(), error)
+        })
     }
 
     /// A tensor that borrows `data` for as long as libtorch wants it, or copies it.
@@ -344,7 +356,8 @@ struct Owner {
     bytes: usize,
 }
 
-// SAFETY: a tensor handle may move between threads; the data is only read.
+// SAFETY: a tensor handle may move between threads; the data is only read, and nobody writes to it: a
+// module that keeps state of its own has its outputs copied.
 unsafe impl Send for Owner {}
 
 impl AsRef<[u8]> for Owner {
@@ -365,21 +378,20 @@ impl Drop for Owner {
 const COPY_BELOW: usize = 4096;
 
 impl Value {
-    pub(crate) fn kind(&self) -> Kind {
-        // SAFETY: a valid value.
-        match unsafe { sc_value_kind(self.0) } {
+    /// What it is, and how many elements it has.
+    pub(crate) fn kind(&self) -> Result<(Kind, usize), String> {
+        let (mut kind, mut size) = (0, 0);
+        // SAFETY: valid pointers.
+        check(|error| unsafe { sc_value_kind(self.0, &raw mut kind, &raw mut size, error) })?;
+        let kind = match kind {
             0 => Kind::Tensor,
             1 => Kind::Strings,
             2 => Kind::List,
             3 => Kind::Tuple,
             4 => Kind::Dict,
             _ => Kind::Other,
-        }
-    }
-
-    pub(crate) fn size(&self) -> usize {
-        // SAFETY: a valid value.
-        unsafe { sc_value_size(self.0) }
+        };
+        Ok((kind, size))
     }
 
     pub(crate) fn type_name(&self) -> String {
@@ -396,18 +408,17 @@ impl Value {
         Ok((name, Self(element)))
     }
 
-    /// The strings of [`Kind::Strings`], one after the other.
-    pub(crate) fn each_string(&self, mut visit: impl FnMut(&[u8])) {
-        for index in 0..self.size() {
-            let (mut data, mut size) = (ptr::null(), 0);
-            // SAFETY: the index is in range; the string lives as long as the value.
-            unsafe { sc_value_string(self.0, index, &raw mut data, &raw mut size) };
-            // SAFETY: as above; a std::string's data is never null.
-            visit(unsafe { std::slice::from_raw_parts(data, size) });
-        }
+    /// The n-th string of [`Kind::Strings`].
+    pub(crate) fn string(&self, index: usize) -> Result<&[u8], String> {
+        let (mut data, mut size) = (ptr::null(), 0);
+        // SAFETY: valid pointers; on success the string lives as long as the value.
+        check(|error| unsafe { sc_value_string(self.0, index, &raw mut data, &raw mut size, error) })?;
+        // SAFETY: as above; a std::string's data is never null.
+        Ok(unsafe { std::slice::from_raw_parts(data, size) })
     }
 
-    pub(crate) fn tensor(&self) -> Result<HostTensor, String> {
+    /// The tensor. `copy` where its memory may be written to while the answer is on its way.
+    pub(crate) fn tensor(&self, copy: bool) -> Result<HostTensor, String> {
         let mut raw = RawTensor {
             handle: ptr::null_mut(),
             data: ptr::null(),
@@ -427,7 +438,7 @@ impl Value {
         };
         let data = if raw.bytes == 0 {
             Bytes::new()
-        } else if raw.bytes < COPY_BELOW {
+        } else if copy || raw.bytes < COPY_BELOW {
             Bytes::copy_from_slice(owner.as_ref())
         } else {
             Bytes::from_owner(owner)

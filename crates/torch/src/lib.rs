@@ -1,7 +1,7 @@
 //! libtorch behind the engine's backend traits.
 //!
 //! - [`backend`](mod@crate): [`Torch`], its modules and runners
-//! - `ffi`: the C++ shim, which has what tch does not offer; the only `unsafe` of the project
+//! - `ffi`: the C++ shim around libtorch; the only `unsafe` of the project
 //! - `schema`: the schema of `forward` as the shim tells it
 //! - `message`: one line out of what libtorch says when it throws
 //! - `define`: TorchScript source to a model file, for tests and samples

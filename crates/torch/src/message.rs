@@ -1,9 +1,25 @@
 //! One line out of what libtorch says when it throws.
 
+/// How much of a model's own text is passed on. Headers carry it, and clients bound those.
+const LIMIT: usize = 1000;
+
 /// The line that tells a person what went wrong: the model's own message where the TorchScript
-/// interpreter wrapped it in a traceback, else the first line.
+/// interpreter wrapped it in a traceback, else the first line. Escaped and cut: a model may put into it
+/// what it was sent.
 pub(crate) fn first_line(text: &str) -> String {
-    let text = text.trim();
+    let line = telling_line(text.trim());
+    let mut line: String = line
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
+    if let Some((at, _)) = line.char_indices().nth(LIMIT) {
+        line.truncate(at);
+        line.push_str("...");
+    }
+    line
+}
+
+fn telling_line(text: &str) -> String {
     if text.contains("The following operation failed in the TorchScript interpreter.")
         && let Some(line) = text.lines().rev().find_map(exception_line)
     {
@@ -38,9 +54,10 @@ fn unknown_operator(text: &str) -> Option<&str> {
     (name.contains("::") || name.contains("__torch__.torch.classes")).then_some(name)
 }
 
-/// Without ` (in file a.cpp:12)` and `Exception raised from ...`.
+/// Without what only a debugger could use: addresses, and places in libtorch's own source.
 fn strip_location(line: &str) -> &str {
     let line = line.split_once(" Exception raised from ").map_or(line, |(line, _)| line);
+    let line = line.split_once(" (of Python compilation unit at: ").map_or(line, |(line, _)| line);
     line.trim_end()
 }
 
@@ -65,6 +82,14 @@ mod tests {
         let text =
             "\nUnknown builtin op: torchvision::nms.\nCould not find any similar ops to torchvision::nms.";
         assert!(first_line(text).contains("the operator `torchvision::nms`"));
+    }
+
+    #[test]
+    fn what_a_model_repeats_is_escaped_and_cut() {
+        let text = format!("bad: \u{1b}[31m{}", "é".repeat(5000));
+        let line = first_line(&text);
+        assert!(line.starts_with("bad: \\u{1b}[31mé") && line.ends_with("é..."), "{line}");
+        assert_eq!(line.chars().count(), LIMIT + 3);
     }
 
     #[test]

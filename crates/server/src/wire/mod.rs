@@ -5,16 +5,19 @@
 //! and tensors are laid out so that libtorch can use them where they were received.
 //!
 //! - `budget`: how many bytes may be in memory
+//! - `complexity`: how much a message would become when it is decoded
 //! - `compression`: gzip, deflate, zstd, bounded
 //! - `receive`: a message out of an HTTP/2 stream
 //! - `respond`: a message or a status into one
 
 mod budget;
+mod complexity;
 mod compression;
 mod receive;
 mod respond;
 
 pub(crate) use budget::Budget;
+pub(crate) use complexity::check_infer_request;
 pub(crate) use compression::{Encoding, ResponseCompression};
 pub(crate) use receive::{Limits, deadline, receive};
 pub(crate) use respond::{Body, message, status};

@@ -35,6 +35,12 @@ pub(crate) struct Limits {
 /// holding their place costs more than it protects.
 const UNCOUNTED: usize = 16 * 1024;
 
+/// Packed messages up to this size are unpacked on the receiving thread.
+const UNPACKED_HERE: usize = 64 * 1024;
+
+/// A message that stops coming is given up: its sender holds a place in the budget.
+const STALLED: Duration = Duration::from_secs(60);
+
 /// A message whose place in the budget is held as long as any slice of it lives.
 struct Held<T> {
     data: T,
@@ -87,14 +93,32 @@ pub(crate) async fn receive(
         let Some(encoding) = encoding else {
             return Err(broken("it says it is compressed, but grpc-encoding does not say how"));
         };
-        let unpacked = encoding.unpack(&message, limits.message, &mut reservation)?;
-        return Ok(Bytes::from_owner(Held { data: unpacked, _reservation: reservation }));
+        return unpack(message, encoding, limits.message, reservation).await;
     }
     // What was gathered holds its place already.
     if !whole || message.len() <= UNCOUNTED {
         return Ok(message);
     }
     Ok(Bytes::from_owner(Held { data: message, _reservation: reservation }))
+}
+
+/// Unpacks a message; a large one on a thread that may take its time, so that no connection waits.
+async fn unpack(
+    packed: Bytes,
+    encoding: Encoding,
+    limit: usize,
+    mut reservation: Reservation,
+) -> Result<Bytes, Box<Status>> {
+    let large = packed.len() > UNPACKED_HERE;
+    let work = move || {
+        let data = encoding.unpack(&packed, limit, &mut reservation)?;
+        Ok(Bytes::from_owner(Held { data, _reservation: reservation }))
+    };
+    if !large {
+        return work();
+    }
+    let lost = |_| Box::new(Status::internal("unpacking the message stopped; this is a bug, see the log"));
+    tokio::task::spawn_blocking(work).await.map_err(lost)?
 }
 
 /// Puts a message of many frames together in one buffer, which ends on an aligned address: raw
@@ -122,8 +146,14 @@ async fn gather(
         if data.len() == end {
             break;
         }
-        frame = next(body, reservation)
-            .await?
+        let more = tokio::time::timeout(STALLED, next(body, reservation)).await.map_err(|_| {
+            Box::new(Status::deadline_exceeded(format!(
+                "Deadline Exceeded: nothing came for {} seconds, after {} of the message's {length} bytes",
+                STALLED.as_secs(),
+                data.len() - pad
+            )))
+        })?;
+        frame = more?
             .ok_or_else(|| broken(&format!("it says {length} bytes and ends after {}", data.len() - pad)))?;
     }
     let held = std::mem::replace(reservation, reservation.renew());

@@ -16,6 +16,10 @@ use super::compression::{ACCEPTED, Encoding};
 /// The largest message that gRPC clients take: their lengths are signed.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
+/// Bytes of a status message. It travels in a header, clients take 8 KiB of these, and what is not ASCII
+/// triples on the way.
+const MAX_STATUS: usize = 2048;
+
 /// Parsed once: a name given as text is looked up again for each answer.
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -112,6 +116,10 @@ fn encode(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, B
 
 /// An answer that is only a status: HTTP headers and nothing else.
 pub(crate) fn status(status: &Status) -> http::Response<Body> {
+    if status.message().len() > MAX_STATUS {
+        let text: String = status.message().chars().take(MAX_STATUS / 4 - 1).collect();
+        return self::status(&Status::new(status.code(), format!("{text}...")));
+    }
     let mut response = http::Response::new(Body::End);
     *response.headers_mut() = headers(None);
     // What else would be understood matters to whoever was refused, and costs the others nothing.
