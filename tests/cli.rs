@@ -417,7 +417,7 @@ fn infer_asks_a_running_server_and_prints_the_answer() {
     }
     one_sentence(&infer(&["nobody", "-i", "x=[1]"]), &["NOT_FOUND", "'nobody'"]);
     one_sentence(&infer(&["echo", "--version", "0", "-i", "x=[1]"]), &["INVALID_ARGUMENT"]);
-    one_sentence(&infer(&["echo", "-i", "y=[1]"]), &["'y'", "[\"x\"]"]);
+    one_sentence(&infer(&["echo", "-i", "y=[1]"]), &["'y'", "['x']"]);
     one_sentence(&infer(&["echo", "-i", "x=[1,[2]]"]), &["x"]);
     one_sentence(&infer(&["echo", "-i", "x"]), &["NAME=VALUE"]);
     one_sentence(&infer(&["echo", "-i", "x=@no-such-file.npy"]), &["no-such-file.npy"]);

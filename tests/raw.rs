@@ -44,9 +44,13 @@ impl Raw {
     }
 
     pub async fn over(stream: TcpStream) -> Self {
-        const WINDOW: u32 = 1 << 30;
+        Self::with_window(stream, 1 << 30).await
+    }
+
+    /// A connection that takes so many bytes of answers before anybody reads them.
+    pub async fn with_window(stream: TcpStream, window: u32) -> Self {
         let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
         let (requests, mut connection) = builder.handshake(stream).await.expect("HTTP/2");
         let ping_pong = connection.ping_pong().expect("the one that there is");
         Self { requests, connection: tokio::spawn(connection), ping_pong }

@@ -232,6 +232,27 @@ async fn the_receive_budget_is_shared_by_connections_and_freed_when_a_client_goe
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_and_freed_when_they_are_read() {
+    let (_repo, server) = start(&["--send-budget", "1MiB"]);
+    let stream = tokio::net::TcpStream::connect(&server.grpc).await.expect("a connection");
+    let (lazy, other) = (Raw::with_window(stream, 1000).await, Raw::connect(&server).await);
+    let message = framed(&sized(700 << 10));
+    for _ in 0..3 {
+        let mut unread = lazy.begin("ModelInfer", &[]).await.expect("a stream");
+        unread.body.send_data(message.clone().into(), true).expect("a body");
+        // Its headers are here, its message is in the server's memory.
+        let answer = (&mut unread.answer).await.expect("headers");
+        let refused_one = other.send("ModelInfer", &[], message.clone()).await;
+        refused(&refused_one, Code::ResourceExhausted, "--send-budget");
+        let mut body = answer.into_body();
+        while let Some(data) = body.data().await {
+            body.flow_control().release_capacity(data.expect("data").len()).expect("room");
+        }
+        while other.send("ModelInfer", &[], message.clone()).await.status().code() != Code::Ok {}
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_message_is_an_invalid_argument() {
     let (_repo, server) = start(&[]);
     let connection = Raw::connect(&server).await;

@@ -1,9 +1,13 @@
 //! One live version: what a request meets once its name has been looked up.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sconce_repository::{ModelConfig, Version};
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use crate::{
     Error, Result,
@@ -20,9 +24,10 @@ pub use crate::{
     outputs::{NamedOutput, Wanted},
 };
 
-/// How many requests may wait for a model. At 100 microseconds each that is a tenth of a second,
-/// and whoever is behind a thousand others is better told than kept.
-pub const QUEUE_LIMIT: usize = 1000;
+/// How many requests may wait for a version: more than one connection may have open at once, so that a
+/// client which keeps to its connection's limit is not refused. Whoever is behind thousands of others is
+/// better told than kept.
+pub const QUEUE_LIMIT: usize = 2048;
 
 /// A request for a version, as the wire gave it: not yet checked.
 #[derive(Debug, Default)]
@@ -33,6 +38,31 @@ pub struct Request {
     pub outputs: Vec<Wanted>,
     /// When the answer is worth nothing any more.
     pub deadline: Option<Instant>,
+}
+
+/// Between two lines of the log on failures of one version.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Logs what a version fails with: the first at once, then at most a line a second, whatever callers do.
+#[derive(Debug, Default)]
+struct FailureLog {
+    /// When the last line was written, and how many failures have not been since.
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl FailureLog {
+    fn log(&self, version: Version, error: &Error) {
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
+            state.1 += 1;
+            return;
+        }
+        let unwritten = std::mem::take(&mut state.1);
+        state.0 = Some(now);
+        drop(state);
+        warn!(%version, unwritten, "{error}");
+    }
 }
 
 /// A version that serves. Dropping the last handle lets its weights go.
@@ -49,6 +79,7 @@ pub struct LiveVersion {
     executable: Arc<Executable>,
     key: ModelKey,
     pool: Pool,
+    failures: FailureLog,
 }
 
 impl LiveVersion {
@@ -62,7 +93,16 @@ impl LiveVersion {
     ) -> Self {
         let key = pool.add(&executable, QUEUE_LIMIT);
         let model = Arc::clone(&binding.model);
-        Self { model, version, config, binding, executable: Arc::new(executable), key, pool }
+        Self {
+            model,
+            version,
+            config,
+            binding,
+            executable: Arc::new(executable),
+            key,
+            pool,
+            failures: FailureLog::default(),
+        }
     }
 
     /// Answers one request: check, queue, wait, name the outputs.
@@ -71,6 +111,15 @@ impl LiveVersion {
     /// Every [`Error`] but those of looking a model up. A call that is dropped is forgotten by the
     /// queue; a run that has begun is finished and its outcome dropped.
     pub async fn infer(&self, request: Request) -> Result<Vec<NamedOutput>> {
+        let outcome = self.answer(request).await;
+        if let Err(error @ (Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. })) = &outcome
+        {
+            self.failures.log(self.version, error);
+        }
+        outcome
+    }
+
+    async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let checked = check::call(&self.binding, request.inputs)?;
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {

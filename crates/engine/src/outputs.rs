@@ -315,11 +315,15 @@ pub(crate) fn check_wanted(binding: &Binding, wanted: &[Wanted]) -> Result<()> {
 }
 
 fn unknown(binding: &Binding, name: &str) -> Error {
+    unexpected(binding, name, binding.outputs.slots.iter().map(|slot| &*slot.name))
+}
+
+fn unexpected<'a>(binding: &Binding, name: &str, there: impl Iterator<Item = &'a str>) -> Error {
     Error::invalid(format!(
         "unexpected inference output '{}' for model '{}'; its outputs are {}",
         quote(name),
         binding.model,
-        list_text(binding.outputs.slots.iter().map(|slot| &*slot.name))
+        list_text(there)
     ))
 }
 
@@ -359,7 +363,11 @@ pub(crate) fn name(
         let mut by_name: HashMap<String, Found> =
             leaves.into_iter().map(|found| (found.name.clone(), found)).collect();
         for wanted in wanted {
-            let found = by_name.remove(&wanted.name).ok_or_else(|| unknown(binding, &wanted.name))?;
+            let Some(found) = by_name.remove(&wanted.name) else {
+                let mut there: Vec<&str> = by_name.keys().map(String::as_str).collect();
+                there.sort_unstable();
+                return Err(unexpected(binding, &wanted.name, there.into_iter()));
+            };
             let tensor = finish(binding, None, &found.name, found.leaf, batch)?;
             named.push(NamedOutput { name: found.name.into(), tensor });
         }

@@ -79,7 +79,7 @@ impl Reconciler {
             let state = match self.load(version, directory.join(&config.model_file), config) {
                 Ok(live) => {
                     wanted -= 1;
-                    info!(model = %model.name, %version, took_ms = started.elapsed().as_millis(), "ready");
+                    info!(model = %model.name, %version, took_ms = started.elapsed().as_secs_f64() * 1e3, "ready");
                     State::Ready(Arc::new(live))
                 }
                 Err(LoadError(reason)) => {

@@ -3,6 +3,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use sconce_engine::check::quote;
 
 use crate::{client, options::ServeArgs, serve};
 
@@ -88,26 +89,28 @@ fn check(repository: PathBuf) -> anyhow::Result<()> {
         match &model.config {
             Err(error) => {
                 wrong += 1;
-                lines.push_str(&format!("{}: {error}\n", model.name));
+                lines.push_str(&format!("{}: {error}\n", quote(&model.name)));
             }
             Ok(config) => {
                 for note in &config.notes {
-                    lines.push_str(&format!("{}: note: {note}\n", model.name));
+                    lines.push_str(&format!("{}: note: {note}\n", quote(&model.name)));
                 }
                 for version in &model.wanted {
                     let file = model.versions[version].join(&config.model_file);
                     match sconce_repository::archive::check(&file) {
-                        Ok(()) => lines.push_str(&format!("{} version {version}: ok\n", model.name)),
+                        Ok(()) => lines.push_str(&format!("{} version {version}: ok\n", quote(&model.name))),
                         Err(error) => {
                             wrong += 1;
-                            lines.push_str(&format!("{} version {version}: {error}\n", model.name));
+                            lines.push_str(&format!("{} version {version}: {error}\n", quote(&model.name)));
                         }
                     }
                 }
                 for version in &model.missing {
                     wrong += 1;
-                    lines
-                        .push_str(&format!("{} version {version}: there is no such directory\n", model.name));
+                    lines.push_str(&format!(
+                        "{} version {version}: there is no such directory\n",
+                        quote(&model.name)
+                    ));
                 }
             }
         }

@@ -28,8 +28,8 @@ pub(crate) fn version(text: &str) -> Result<Option<Version>> {
     }
     Version::from_dir_name(text).map(Some).ok_or_else(|| {
         invalid(format!(
-            "failed to get model version from specified version string '{}': an integral value > 0 is expected, or \
-             nothing for the newest",
+            "failed to get model version from specified version string '{}': an integral value > 0 and below 2^64 is expected, \
+             or nothing for the newest",
             quote(text)
         ))
     })
@@ -114,7 +114,11 @@ fn classes(name: &str, parameter: Option<&InferParameter>) -> Result<u32> {
         _ => None,
     };
     count.filter(|&count| count > 0).ok_or_else(|| {
-        invalid(format!("parameter 'classification' of output '{}' must be a positive integer", quote(name)))
+        invalid(format!(
+            "parameter 'classification' of output '{}' must be a positive integer up to {}",
+            quote(name),
+            u32::MAX
+        ))
     })
 }
 

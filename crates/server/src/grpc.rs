@@ -95,7 +95,8 @@ impl Service {
         };
         match answer.await {
             Ok((answer, packed)) => {
-                wire::message(&answer, Encoding::of_response(self.compression, packed, &head.headers))
+                let encoding = Encoding::of_response(self.compression, packed, &head.headers);
+                wire::message(&answer, encoding, &self.limits.answers)
             }
             Err(status) => wire::status(&status),
         }

@@ -216,6 +216,10 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 fn is_grpc(request: &Request<Incoming>) -> bool {
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    request.method() == http::Method::POST
-        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    // application/grpc-web is another protocol.
+    let is_ours = |value: &http::HeaderValue| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    };
+    request.method() == http::Method::POST && content_type.is_some_and(is_ours)
 }

@@ -79,8 +79,8 @@ pub(crate) struct Options {
     pub(crate) op_library: Vec<PathBuf>,
 
     /// Workers of the CPU, each runs one batch at a time [default: one per core]
-    #[arg(long, value_name = "COUNT", env = "SCONCE_CPU_WORKERS")]
-    pub(crate) cpu_workers: Option<std::num::NonZeroUsize>,
+    #[arg(long, value_name = "COUNT", env = "SCONCE_CPU_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cpu_workers: Option<u16>,
 
     /// The largest request, unpacked [default: 2GiB]
     #[arg(long, value_name = "SIZE", env = "SCONCE_MAX_MESSAGE_SIZE")]
@@ -89,6 +89,10 @@ pub(crate) struct Options {
     /// Bytes of all requests that are being received or wait; more is refused [default: 4GiB]
     #[arg(long, value_name = "SIZE", env = "SCONCE_RECEIVE_BUDGET")]
     pub(crate) receive_budget: Option<ByteSize>,
+
+    /// Bytes of all answers that clients have not read yet; more is refused [default: 4GiB]
+    #[arg(long, value_name = "SIZE", env = "SCONCE_SEND_BUDGET")]
+    pub(crate) send_budget: Option<ByteSize>,
 
     /// Calls at once on one connection; more wait at the client [default: 1024]
     #[arg(long, value_name = "COUNT", env = "SCONCE_MAX_CONCURRENT_STREAMS")]
@@ -160,6 +164,7 @@ impl ServeArgs {
             cpu_workers,
             max_message_size,
             receive_budget,
+            send_budget,
             max_concurrent_streams,
             response_compression,
             drain_delay,

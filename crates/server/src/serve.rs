@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use bytesize::ByteSize;
 use sconce_engine::{backend::Backend, pool::Pool, reconcile::Reconciler, table::Table};
 use sconce_proto::health::health_server::HealthServer;
 use tokio::{
@@ -28,7 +29,10 @@ use crate::{
 const MAX_MESSAGE: u64 = i32::MAX as u64;
 /// Two of the largest messages, or as many as there is.
 const RECEIVE_BUDGET: u64 = 4 << 30;
+/// As many bytes of answers as of requests.
+const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -66,6 +70,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
             if repository.exists() { "this is no directory" } else { "there is no such directory" }
         );
     }
+    if let Some(workers) = options.cpu_workers {
+        ensure!((1..=1024).contains(&workers), "--cpu-workers {workers}: between 1 and 1024 is expected");
+    }
     if let Some(size) = options.max_message_size {
         ensure!(
             (1..=2 << 30).contains(&size.as_u64()),
@@ -85,17 +92,22 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let workers = options.cpu_workers.map_or(cores, std::num::NonZeroUsize::get);
+    let workers = options.cpu_workers.map_or(cores, usize::from);
     let pool = Pool::start(&backend, workers, cores).context("the worker threads could not be started")?;
     let table = Arc::new(Table::default());
 
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
     let limits = Limits {
-        message: usize::try_from(options.max_message_size.map_or(MAX_MESSAGE, |size| size.as_u64()))?,
-        budget: Budget::new(usize::try_from(
-            options.receive_budget.map_or(RECEIVE_BUDGET, |size| size.as_u64()),
-        )?),
+        message: bytes(options.max_message_size, MAX_MESSAGE)?,
+        budget: Budget::new(
+            bytes(options.receive_budget, RECEIVE_BUDGET)?,
+            "requests being received is used up; retry later or raise --receive-budget",
+        ),
+        answers: Budget::new(
+            bytes(options.send_budget, SEND_BUDGET)?,
+            "answers being sent is used up; read answers sooner, retry later or raise --send-budget",
+        ),
     };
     let listener = Listener {
         service: Arc::new(Service {
@@ -131,7 +143,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             0 => info!("drained"),
             cut => warn!("{cut} connections were still busy after {bound:?} and have been cut"),
         },
-        name = signals.next() => warn!("{name} again: stopping at once"),
+        name = signals.again() => warn!("{name} again: stopping at once"),
     }
     Ok(())
 }
@@ -163,7 +175,11 @@ fn load(options: &Options, backend: Arc<dyn Backend>, pool: Pool, table: Arc<Tab
             .map(|(name, _)| &**name)
             .collect();
         let failed = snapshot.routes.len() - served.len();
-        if failed == 0 {
+        if snapshot.routes.is_empty() {
+            warn!(
+                "ready, serving 0 models: the repositories have none, MODEL/VERSION/model.pt is looked for"
+            );
+        } else if failed == 0 {
             info!("ready, serving {} models: {}", served.len(), served.join(", "));
         } else {
             warn!(
@@ -189,6 +205,10 @@ fn routes(table: &Arc<Table>) -> anyhow::Result<Routes> {
     Ok(routes.routes().prepare())
 }
 
+fn bytes(said: Option<ByteSize>, default: u64) -> anyhow::Result<usize> {
+    Ok(usize::try_from(said.map_or(default, |size| size.as_u64()))?)
+}
+
 async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(listener),
@@ -210,6 +230,17 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Another signal. What stops a group of processes may tell each of them twice at once: that is one.
+    async fn again(&mut self) -> &'static str {
+        let same = async {
+            loop {
+                self.next().await;
+            }
+        };
+        let _ = tokio::time::timeout(SAME_SIGNAL, same).await;
+        self.next().await
     }
 
     async fn next(&mut self) -> &'static str {

@@ -134,7 +134,9 @@ std::string return_kind(jit::Graph& graph, const c10::TypePtr& type, const jit::
       const auto& dict = type->expectRef<c10::DictType>();
       const auto element = return_kind(graph, dict.getValueType(), nullptr);
       if (dict.getKeyType()->kind() == c10::TypeKind::StringType && element.find("\"other\"") == std::string::npos) {
-        const auto keys = value != nullptr ? built_keys(graph, value) : std::vector<std::string>{};
+        // Of a dict of tensors only: what is below another value has names of its own.
+        const bool known = value != nullptr && dict.getValueType()->kind() == c10::TypeKind::TensorType;
+        const auto keys = known ? built_keys(graph, value) : std::vector<std::string>{};
         return R"({"kind":"dict","keys":)" + json(keys) + "}";
       }
       break;
@@ -169,6 +171,12 @@ bool hides_a_write(const jit::Node* node) {
   return !(on && on->isBool() && !on->toBool());
 }
 
+bool may_hold_a_tensor(const jit::Value* value) {
+  const auto kind = value->type()->kind();
+  return kind == c10::TypeKind::TensorType || kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType ||
+      kind == c10::TypeKind::TupleType || kind == c10::TypeKind::OptionalType;
+}
+
 // What the node writes to, as its schema says. An operator whose library states no schema might write
 // anywhere, as far as libtorch knows; one that does write has to state so.
 std::vector<jit::Value*> written(jit::Node* node) {
@@ -178,15 +186,10 @@ std::vector<jit::Value*> written(jit::Node* node) {
   if (schema == nullptr || !schema->is_mutable()) return values;
   for (size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); i++) {
     const auto* alias = schema->arguments()[i].alias_info();
-    if (alias != nullptr && alias->isWrite()) values.push_back(node->input(i));
+    // Waiting for a future counts as a write to it, but changes nothing that is in it.
+    if (alias != nullptr && alias->isWrite() && may_hold_a_tensor(node->input(i))) values.push_back(node->input(i));
   }
   return values;
-}
-
-bool may_hold_a_tensor(const jit::Value* value) {
-  const auto kind = value->type()->kind();
-  return kind == c10::TypeKind::TensorType || kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType ||
-      kind == c10::TypeKind::TupleType || kind == c10::TypeKind::OptionalType;
 }
 
 // An object made in forward may be changed there; what else is changed was there before.

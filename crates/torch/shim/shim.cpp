@@ -293,6 +293,8 @@ int sc_value_string(const sc_value* value, size_t index, const char** data, size
 
 int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error) {
   return sc_try(error, [&] {
+    // What was made in inference mode may be converted only in it.
+    c10::InferenceMode guard;
     auto result = value->value.toTensor();
     TORCH_CHECK(result.defined(), "an undefined tensor");
     TORCH_CHECK(!result.is_quantized(), "a quantized tensor; dequantize it in the model");

@@ -76,7 +76,7 @@ pub(crate) struct InferArgs {
     /// The deadline of each call, such as 500ms or 10s.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// An identifier for the request, for the server's logs; the answer repeats it.
+    /// An identifier for the request, which the answer repeats.
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
 }

@@ -12,11 +12,13 @@ use tonic::Status;
 pub(crate) struct Budget {
     used: AtomicUsize,
     limit: usize,
+    /// What it is for and what to do, after "the server's budget of N bytes for ".
+    purpose: &'static str,
 }
 
 impl Budget {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+    pub(crate) fn new(limit: usize, purpose: &'static str) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit, purpose })
     }
 
     /// Nothing yet; grows as bytes come.
@@ -44,9 +46,8 @@ impl Reservation {
         if before.saturating_add(bytes) > self.budget.limit {
             self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Box::new(Status::resource_exhausted(format!(
-                "the server's budget of {} bytes for requests being received is used up; retry later or raise \
-                 --receive-budget",
-                self.budget.limit
+                "the server's budget of {} bytes for {}",
+                self.budget.limit, self.budget.purpose
             ))));
         }
         self.bytes += bytes;
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_given_back() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, "tests");
         let mut first = budget.reserve();
         first.grow(60).unwrap();
         let mut second = budget.reserve();

@@ -171,11 +171,11 @@ mod tests {
         for encoding in Encoding::ALL {
             let packed = encoding.pack(&message, Vec::new()).unwrap();
             assert!(packed.len() < message.len() / 10);
-            let mut reservation = Budget::new(64 << 20).reserve();
+            let mut reservation = Budget::new(64 << 20, "tests").reserve();
             assert_eq!(encoding.unpack(&packed, 1 << 20, &mut reservation).unwrap(), message);
             let refused = encoding.unpack(&packed, 100_000, &mut reservation).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-            let mut small = Budget::new(128 * 1024).reserve();
+            let mut small = Budget::new(128 * 1024, "tests").reserve();
             let refused = encoding.unpack(&packed, 1 << 20, &mut small).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
             let refused =

@@ -29,11 +29,13 @@ pub(crate) struct Limits {
     pub(crate) message: usize,
     /// Bytes of all messages that are being received or wait.
     pub(crate) budget: Arc<Budget>,
+    /// Bytes of all answers that their clients have not read yet.
+    pub(crate) answers: Arc<Budget>,
 }
 
 /// Messages up to this size count only while they are received: the queues bound their number, and
 /// holding their place costs more than it protects.
-const UNCOUNTED: usize = 16 * 1024;
+pub(super) const UNCOUNTED: usize = 16 * 1024;
 
 /// Packed messages up to this size are unpacked on the receiving thread.
 const UNPACKED_HERE: usize = 64 * 1024;
@@ -42,9 +44,9 @@ const UNPACKED_HERE: usize = 64 * 1024;
 const STALLED: Duration = Duration::from_secs(60);
 
 /// A message whose place in the budget is held as long as any slice of it lives.
-struct Held<T> {
-    data: T,
-    _reservation: Reservation,
+pub(super) struct Held<T> {
+    pub(super) data: T,
+    pub(super) _reservation: Reservation,
 }
 
 impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {

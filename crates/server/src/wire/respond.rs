@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,7 +12,11 @@ use http_body::Frame;
 use prost::Message;
 use tonic::Status;
 
-use super::compression::{ACCEPTED, Encoding};
+use super::{
+    budget::Budget,
+    compression::{ACCEPTED, Encoding},
+    receive::{Held, UNCOUNTED},
+};
 
 /// The largest message that gRPC clients take: their lengths are signed.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -80,8 +85,12 @@ fn headers(encoding: Option<Encoding>) -> HeaderMap {
 }
 
 /// An answer of one message.
-pub(crate) fn message(message: &impl Message, encoding: Option<Encoding>) -> http::Response<Body> {
-    let data = match encode(message, encoding) {
+pub(crate) fn message(
+    message: &impl Message,
+    encoding: Option<Encoding>,
+    budget: &Arc<Budget>,
+) -> http::Response<Body> {
+    let data = match encode(message, encoding, budget) {
         Ok(data) => data,
         Err(failed) => return status(&failed),
     };
@@ -90,7 +99,22 @@ pub(crate) fn message(message: &impl Message, encoding: Option<Encoding>) -> htt
     response
 }
 
-fn encode(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, Box<Status>> {
+/// Until its client has read it, an answer lies in memory: a large one holds a place in the budget.
+fn encode(
+    message: &impl Message,
+    encoding: Option<Encoding>,
+    budget: &Arc<Budget>,
+) -> Result<Bytes, Box<Status>> {
+    if message.encoded_len() <= UNCOUNTED {
+        return write(message, encoding);
+    }
+    let mut reservation = budget.reserve();
+    reservation.grow(message.encoded_len())?;
+    let data = write(message, encoding)?;
+    Ok(Bytes::from_owner(Held { data, _reservation: reservation }))
+}
+
+fn write(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, Box<Status>> {
     let length = message.encoded_len();
     if length > MAX_MESSAGE {
         return Err(Box::new(Status::resource_exhausted(format!(
