@@ -7,23 +7,9 @@ use crate::{
     DataType, Error, Result,
     binding::{Binding, InputSlot, Place, Spec, fits, takes},
     schema::ArgumentKind,
-    value::{Arg, Call, Tensor, Value, shape_text, strings},
+    text::{list_text, quote, shape_text},
+    value::{Arg, Call, Tensor, Value, strings},
 };
-
-/// The longest piece of a client's text that a message repeats.
-const QUOTE_LIMIT: usize = 128;
-/// How many names a message lists.
-const NAMED: usize = 12;
-
-/// What a client sent, fit to stand in a message or a log: escaped and cut.
-pub fn quote(text: &str) -> String {
-    let cut = text.char_indices().nth(QUOTE_LIMIT).map_or(text.len(), |(at, _)| at);
-    let mut quoted = text[..cut].escape_debug().to_string();
-    if cut < text.len() {
-        quoted.push_str("...");
-    }
-    quoted
-}
 
 /// An input as the request names it.
 #[derive(Clone, Debug)]
@@ -299,15 +285,6 @@ fn check_complete(binding: &Binding, seen: &[bool], sent: usize) -> Result<()> {
         list_text(got.into_iter()),
         list_text(missing.into_iter())
     )))
-}
-
-/// Names for a message: a model may have thousands, and a message has a bound.
-pub(crate) fn list_text<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut quoted: Vec<String> = names.take(NAMED + 1).map(|name| format!("'{}'", quote(name))).collect();
-    if quoted.len() > NAMED {
-        quoted[NAMED] = "...".to_owned();
-    }
-    format!("[{}]", quoted.join(","))
 }
 
 /// Puts elements into their lists; they may come in any order but without gaps.

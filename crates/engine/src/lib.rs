@@ -12,6 +12,7 @@
 //! - [`pool`]: the threads that drive it
 //! - [`model`]: one live version, `infer`
 //! - [`table`]: name and version to a live version; one writer, lock-free readers
+//! - [`text`]: what stands in messages: escaped, cut, bounded
 //! - [`reconcile`]: what is on disk becomes what is served
 //! - [`fake`]: a scripted backend for tests and for builds without libtorch
 //!
@@ -33,6 +34,7 @@ pub mod reply;
 pub mod scheduler;
 pub mod schema;
 pub mod table;
+pub mod text;
 pub mod value;
 
 pub use error::{Error, Result};

@@ -16,9 +16,10 @@ use crate::{
     DataType, Error, Result,
     backend::LoadError,
     binding::{Binding, Spec, named_index},
-    check::{list_text, quote, reshaped, variable},
+    check::{reshaped, variable},
     schema::Return,
-    value::{Output, Tensor, Value, shape_text},
+    text::{list_text, quote, shape_text},
+    value::{Output, Tensor, Value},
 };
 
 /// How outputs get their names.

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use sconce_repository::Version;
 use tokio::sync::watch;
 
-use crate::{Error, Result, check::quote, model::LiveVersion};
+use crate::{Error, Result, model::LiveVersion, text::quote};
 
 /// Where a version is on its way.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::DataType;
+use crate::{DataType, text::shape_text};
 
 /// A tensor: element type, shape (row-major) and its elements.
 #[derive(Clone, Debug)]
@@ -88,14 +88,6 @@ impl Tensor {
             None => check_strings(data, count),
         }
     }
-}
-
-/// A shape as Triton writes it. Clients send shapes of any length: a long one is cut.
-pub(crate) fn shape_text(shape: &[i64]) -> String {
-    const SHOWN: usize = 16;
-    let dims: Vec<String> = shape.iter().take(SHOWN).map(i64::to_string).collect();
-    let more = if shape.len() > SHOWN { format!(",... {} dimensions", shape.len()) } else { String::new() };
-    format!("[{}{more}]", dims.join(","))
 }
 
 /// The number of elements of a shape; `None` where it is no shape, or one that libtorch could not

@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use sconce_engine::check::quote;
+use sconce_engine::text::quote;
 
 use crate::{client, options::ServeArgs, serve};
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use sconce_engine::{
     DataType, Version,
-    check::quote,
     model::{Input, Request, Wanted},
+    text::quote,
     value::{Tensor, push_string},
 };
 use sconce_proto::inference::{

@@ -56,7 +56,7 @@ impl Service {
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
             other => wire::status(&Status::unimplemented(format!(
                 "RPC '{}' is not served",
-                sconce_engine::check::quote(other)
+                sconce_engine::text::quote(other)
             ))),
         }
     }

@@ -44,7 +44,7 @@ impl Health for HealthService {
             Some(status) => Ok(Response::new(answer(status))),
             None => Err(Status::not_found(format!(
                 "no model and no service is named '{}'; the empty name asks for the server",
-                sconce_engine::check::quote(&service)
+                sconce_engine::text::quote(&service)
             ))),
         }
     }

@@ -61,6 +61,13 @@ impl Drop for Reservation {
     }
 }
 
+/// A message over the limit for one.
+pub(super) fn too_large(how: &str, limit: usize) -> Box<Status> {
+    Box::new(Status::resource_exhausted(format!(
+        "the message {how} the limit of {limit} bytes; send less at once or raise --max-message-size"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

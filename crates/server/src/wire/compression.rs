@@ -152,7 +152,7 @@ fn read_bounded(
         let read = reader.read(&mut unpacked[at..]).map_err(&broken)?;
         unpacked.truncate(at + read);
         if unpacked.len() > limit {
-            return Err(super::receive::too_large("is larger than", limit));
+            return Err(super::budget::too_large("is larger than", limit));
         }
         if read == 0 {
             return Ok(unpacked);

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 
 use super::{
-    budget::{Budget, Reservation},
+    budget::{Budget, Reservation, too_large},
     compression::Encoding,
 };
 
@@ -53,12 +53,6 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
         self.data.as_ref()
     }
-}
-
-pub(super) fn too_large(how: &str, limit: usize) -> Box<Status> {
-    Box::new(Status::resource_exhausted(format!(
-        "the message {how} the limit of {limit} bytes; send less at once or raise --max-message-size"
-    )))
 }
 
 fn broken(why: &str) -> Box<Status> {

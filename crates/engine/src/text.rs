@@ -1,0 +1,33 @@
+//! What stands in messages and logs: escaped, cut, and of bounded length whatever was sent.
+
+/// The longest piece of a client's text that a message repeats.
+const QUOTE_LIMIT: usize = 128;
+/// How many names a message lists.
+const NAMED: usize = 12;
+
+/// What a client sent, fit to stand in a message or a log: escaped and cut.
+pub fn quote(text: &str) -> String {
+    let cut = text.char_indices().nth(QUOTE_LIMIT).map_or(text.len(), |(at, _)| at);
+    let mut quoted = text[..cut].escape_debug().to_string();
+    if cut < text.len() {
+        quoted.push_str("...");
+    }
+    quoted
+}
+
+/// Names for a message: a model may have thousands, and a message has a bound.
+pub(crate) fn list_text<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut quoted: Vec<String> = names.take(NAMED + 1).map(|name| format!("'{}'", quote(name))).collect();
+    if quoted.len() > NAMED {
+        quoted[NAMED] = "...".to_owned();
+    }
+    format!("[{}]", quoted.join(","))
+}
+
+/// A shape as Triton writes it. Clients send shapes of any length: a long one is cut.
+pub(crate) fn shape_text(shape: &[i64]) -> String {
+    const SHOWN: usize = 16;
+    let dims: Vec<String> = shape.iter().take(SHOWN).map(i64::to_string).collect();
+    let more = if shape.len() > SHOWN { format!(",... {} dimensions", shape.len()) } else { String::new() };
+    format!("[{}{more}]", dims.join(","))
+}
