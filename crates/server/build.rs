@@ -2,7 +2,6 @@
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=crates/server/build.rs");
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/sconce");
     if let Ok(libtorch) = std::env::var("LIBTORCH") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");

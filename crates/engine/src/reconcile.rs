@@ -78,8 +78,9 @@ impl Reconciler {
             let directory = &model.versions[&version];
             let state = match self.load(version, directory.join(&config.model_file), config) {
                 Ok(live) => {
+                    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     wanted -= 1;
-                    info!(model = %model.name, %version, took_ms = started.elapsed().as_secs_f64() * 1e3, "ready");
+                    info!(model = %model.name, %version, took_ms, "ready");
                     State::Ready(Arc::new(live))
                 }
                 Err(LoadError(reason)) => {
