@@ -132,11 +132,14 @@ impl Listener {
                 connection.as_mut().graceful_shutdown();
                 let mut quiet = false;
                 loop {
-                    match tokio::time::timeout(QUIET, connection.as_mut()).await {
-                        Ok(ended) => break ended,
-                        Err(_) if quiet && calls.load(Ordering::Relaxed) == 0 => return,
-                        Err(_) => quiet = calls.load(Ordering::Relaxed) == 0,
+                    if let Ok(ended) = tokio::time::timeout(QUIET, connection.as_mut()).await {
+                        break ended;
                     }
+                    let idle = calls.load(Ordering::Relaxed) == 0;
+                    if quiet && idle {
+                        return;
+                    }
+                    quiet = idle;
                 }
             }
         };

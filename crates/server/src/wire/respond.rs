@@ -105,22 +105,23 @@ fn encode(
     encoding: Option<Encoding>,
     budget: &Arc<Budget>,
 ) -> Result<Bytes, Box<Status>> {
-    if message.encoded_len() <= UNCOUNTED {
-        return write(message, encoding);
-    }
-    let mut reservation = budget.reserve();
-    reservation.grow(message.encoded_len())?;
-    let data = write(message, encoding)?;
-    Ok(Bytes::from_owner(Held { data, _reservation: reservation }))
-}
-
-fn write(message: &impl Message, encoding: Option<Encoding>) -> Result<Bytes, Box<Status>> {
     let length = message.encoded_len();
     if length > MAX_MESSAGE {
         return Err(Box::new(Status::resource_exhausted(format!(
             "the answer has {length} bytes, more than the {MAX_MESSAGE} that gRPC can carry; ask for less at once"
         ))));
     }
+    if length <= UNCOUNTED {
+        return write(message, length, encoding);
+    }
+    let mut reservation = budget.reserve();
+    reservation.grow(length)?;
+    let data = write(message, length, encoding)?;
+    Ok(Bytes::from_owner(Held { data, _reservation: reservation }))
+}
+
+/// The message of so many bytes with its prefix.
+fn write(message: &impl Message, length: usize, encoding: Option<Encoding>) -> Result<Bytes, Box<Status>> {
     let Some(encoding) = encoding else {
         let mut data = BytesMut::with_capacity(PREFIX + length);
         data.put_u8(0);
