@@ -75,8 +75,8 @@ impl Reconciler {
             }
             self.publish(model, version, State::Loading);
             let started = Instant::now();
-            let directory = &model.versions[&version];
-            let state = match self.load(version, directory.join(&config.model_file), config) {
+            let file = model.versions[&version].model_file();
+            let state = match self.load(version, file, config) {
                 Ok(live) => {
                     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     wanted -= 1;

@@ -4,7 +4,7 @@
 //! is still growing, has none. Everything that is asked here is answered by that list.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -118,19 +118,31 @@ fn advice(instead: &str) -> String {
     format!(", but {instead} does: rename that file, or write `model_file: {instead}` in config.yaml")
 }
 
-/// Checks that `path` is a complete TorchScript archive. Only metadata is read, not the tensors.
-pub fn check(path: &Path) -> Result<(), ArchiveError> {
-    let unreadable =
-        |err: &io::Error| ArchiveError::Unreadable { path: path.to_owned(), reason: err.to_string() };
+fn unreadable(path: &Path, err: &io::Error) -> ArchiveError {
+    ArchiveError::Unreadable { path: path.to_owned(), reason: err.to_string() }
+}
+
+/// Checks that `path` is a file with bytes in it, without opening it: opening a named pipe would wait
+/// for a writer.
+pub(crate) fn check_file(path: &Path) -> Result<Metadata, ArchiveError> {
     let metadata = match path.metadata() {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(missing(path)),
-        metadata => metadata.map_err(|err| unreadable(&err))?,
+        metadata => metadata.map_err(|err| unreadable(path, &err))?,
     };
-    // Asked before opening it, because opening a named pipe would wait for a writer.
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "a directory" } else { "a special file" };
         return Err(ArchiveError::NotAFile { path: path.to_owned(), found });
     }
+    if metadata.len() == 0 {
+        return Err(ArchiveError::Empty { path: path.to_owned() });
+    }
+    Ok(metadata)
+}
+
+/// Checks that `path` is a complete TorchScript archive. Only metadata is read, not the tensors.
+pub fn check(path: &Path) -> Result<(), ArchiveError> {
+    let unreadable = |err: &io::Error| unreadable(path, err);
+    let metadata = check_file(path)?;
     let mut file = File::open(path).map_err(|err| unreadable(&err))?;
     let start = start(&mut file).map_err(|err| unreadable(&err))?;
     if start.is_empty() {

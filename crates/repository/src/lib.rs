@@ -18,22 +18,33 @@
 //! - [`ModelConfig`] (`config`): both file formats become one checked value; nothing is checked again
 //!   after that.
 //! - [`archive`]: is a file a complete TorchScript archive?
-//! - [`scan()`]: looks at everything once and returns a [`Snapshot`]; a bad model never hides a good one.
+//! - [`Stamp`] (`stamp`) and [`Digest`] (`digest`): has a file changed, and is its content another?
+//! - [`VersionOnDisk`], [`verify()`] (`verify`): is a version complete, and which bytes is it? With a
+//!   `manifest.yaml` (`manifest`), exactly those that it lists.
+//! - [`Scanner`] (`scan`): looks at everything and returns a [`Snapshot`]; a bad model never hides a
+//!   good one.
 //!
-//! This crate only reads, and knows nothing of what is done with its answers: it must not know an
+//! This crate knows nothing of what is done with its answers: it must not know an
 //! asynchronous runtime (tokio), the wire (tonic, the generated protocol types) or libtorch.
 
 pub mod archive;
 mod config;
+mod digest;
 mod dtype;
 mod escape;
+mod manifest;
 mod scan;
+mod stamp;
+mod verify;
 mod version;
 
 pub use config::{
     ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place, TensorConfig,
     config_schema,
 };
+pub use digest::{Digest, Digests};
 pub use dtype::DataType;
-pub use scan::{ModelOnDisk, Problem, Snapshot, scan};
+pub use scan::{ModelOnDisk, Problem, Scanner, Snapshot, scan};
+pub use stamp::Stamp;
+pub use verify::{FileOnDisk, Unverified, VersionOnDisk, verify};
 pub use version::{Version, VersionPolicy};

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{ConfigError, ModelConfig, Version, VersionPolicy, config, escape};
+use crate::{
+    ConfigError, FileOnDisk, ModelConfig, Stamp, Version, VersionOnDisk, VersionPolicy, config, escape,
+    manifest::{MANIFEST, Manifest},
+    verify,
+};
 
 /// What `mkfs` puts into the root of a volume; unreadable, and nobody's model.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -18,6 +22,11 @@ pub struct Snapshot {
     pub models: BTreeMap<String, ModelOnDisk>,
     /// What was found and could not be taken for a model or a version.
     pub problems: Vec<Problem>,
+    /// The roots that could not be read, or look like the mount point of a volume that is not mounted:
+    /// what they held is absent without having been removed.
+    pub absent_roots: BTreeSet<PathBuf>,
+    /// The directories whose entries decide what was seen: a change shows in one of them.
+    pub watch: BTreeSet<PathBuf>,
 }
 
 /// A model's directory and what is in it.
@@ -27,14 +36,21 @@ pub struct ModelOnDisk {
     pub name: String,
     /// Its directory.
     pub dir: PathBuf,
+    /// The repository that it was found in.
+    pub root: PathBuf,
     /// Its configuration, or why there is none.
     pub config: Result<ModelConfig, ConfigError>,
-    /// Every version that is there, with its directory.
-    pub versions: BTreeMap<Version, PathBuf>,
+    /// Every version that is there.
+    pub versions: BTreeMap<Version, VersionOnDisk>,
     /// The versions that the policy chose, ascending; empty when the configuration is wrong.
     pub wanted: Vec<Version>,
     /// The versions that the configuration asks for by number but that are not there, ascending.
     pub missing: Vec<Version>,
+    /// Whether its directory could be read: what is not in `versions` is then really not there.
+    pub readable: bool,
+    /// Whether a text file of it (configuration, labels, manifest) was written so recently that it may
+    /// be half written. The configuration is then the last one that was not; look again soon.
+    pub settling: bool,
 }
 
 /// Something on disk that was ignored, and why.
@@ -58,23 +74,50 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Looks at every model of every root.
-///
-/// Never fails as a whole: what is wrong with one model or one root is said in the snapshot, and the
-/// others are found all the same. A root that could not be read is a problem whose path is the root;
-/// its models are then absent without having been removed. Symlinks are followed.
-pub fn scan(roots: &[PathBuf]) -> Snapshot {
-    let mut problems = Vec::new();
-    let mut found: BTreeMap<String, Vec<ModelOnDisk>> = BTreeMap::new();
-    for root in distinct(roots, &mut problems) {
-        for (name, dir) in candidates(root, &mut problems) {
-            if let Some(model) = look_at(&name, &dir, &mut problems) {
-                found.entry(name).or_default().push(model);
+/// Looks at repositories, again and again.
+#[derive(Debug)]
+pub struct Scanner {
+    roots: Vec<PathBuf>,
+    confine_symlinks: bool,
+}
+
+impl Scanner {
+    /// For these roots; with `confine_symlinks`, links that lead out of their root are refused.
+    pub fn new(roots: Vec<PathBuf>, confine_symlinks: bool) -> Self {
+        Self { roots, confine_symlinks }
+    }
+
+    /// Looks at every model of every root.
+    ///
+    /// Never fails as a whole: what is wrong with one model or one root is said in the snapshot, and
+    /// the others are found all the same. A root that could not be read is a problem whose path is the
+    /// root; its models are then absent without having been removed. Symlinks are followed.
+    pub fn look(&mut self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let mut found: BTreeMap<String, Vec<ModelOnDisk>> = BTreeMap::new();
+        for root in distinct(&self.roots, &mut snapshot.problems) {
+            snapshot.watch.insert(root.to_owned());
+            for (name, dir) in candidates(root, &mut snapshot) {
+                if let Some(model) = look_at(&name, root, &dir, &mut snapshot) {
+                    found.entry(name).or_default().push(model);
+                }
             }
         }
+        snapshot.models =
+            found.into_iter().filter_map(|(name, models)| Some((name, only(models)?))).collect();
+        snapshot
     }
-    let models = found.into_iter().filter_map(|(name, models)| Some((name, only(models)?))).collect();
-    Snapshot { models, problems }
+
+    /// Whether a root is another directory than at the last look, as after mounting a volume over it,
+    /// of which no watch tells.
+    pub fn roots_changed(&self) -> bool {
+        false
+    }
+}
+
+/// One look at these roots.
+pub fn scan(roots: &[PathBuf]) -> Snapshot {
+    Scanner::new(roots.to_vec(), false).look()
 }
 
 /// The roots without those that are the same directory as one before; otherwise each of its models
@@ -95,10 +138,12 @@ fn distinct<'a>(roots: &'a [PathBuf], problems: &mut Vec<Problem>) -> Vec<&'a Pa
 }
 
 /// The directories in a root that may be models, with their names, in order.
-fn candidates(root: &Path, problems: &mut Vec<Problem>) -> Vec<(String, PathBuf)> {
+fn candidates(root: &Path, snapshot: &mut Snapshot) -> Vec<(String, PathBuf)> {
+    let problems = &mut snapshot.problems;
     let paths = match children(root) {
         Ok(paths) => paths,
         Err(err) => {
+            snapshot.absent_roots.insert(root.to_owned());
             problems.push(Problem::new(root, format!("cannot be read as a model repository: {err}")));
             return Vec::new();
         }
@@ -129,22 +174,27 @@ fn candidates(root: &Path, problems: &mut Vec<Problem>) -> Vec<(String, PathBuf)
 }
 
 /// Looks at one directory; `None` when nothing in it speaks for a model.
-fn look_at(name: &str, dir: &Path, problems: &mut Vec<Problem>) -> Option<ModelOnDisk> {
-    let (versions, config) = match children(dir) {
+fn look_at(name: &str, root: &Path, dir: &Path, snapshot: &mut Snapshot) -> Option<ModelOnDisk> {
+    snapshot.watch.insert(dir.to_owned());
+    let (numbered, config, readable) = match children(dir) {
         Ok(children) => {
-            let versions = versions(&children, problems);
+            let versions = versions(&children, &mut snapshot.problems);
             if versions.is_empty() && !config::exists(dir) {
-                problems.push(Problem::new(dir, no_model(dir, &children)));
+                snapshot.problems.push(Problem::new(dir, no_model(dir, &children)));
                 return None;
             }
-            (versions, config::load(dir, name))
+            (versions, config::load(dir, name), true)
         }
         // The name is kept: what cannot be read at the moment has not been removed.
         Err(err) => {
             let error = ConfigError::Unreadable { file: dir.to_owned(), reason: err.to_string() };
-            (BTreeMap::new(), Err(error))
+            (BTreeMap::new(), Err(error), false)
         }
     };
+    let model_file = config.as_ref().map_or("model.pt", |config| &config.model_file);
+    let versions: BTreeMap<_, _> =
+        numbered.into_iter().map(|(version, dir)| (version, version_in(dir, model_file))).collect();
+    snapshot.watch.extend(versions.values().map(|version| version.dir.clone()));
     let policy = config.as_ref().ok().map(|config| &config.version_policy);
     let wanted = policy.map(|policy| policy.select(versions.keys().copied())).unwrap_or_default();
     let missing = match policy {
@@ -155,7 +205,29 @@ fn look_at(name: &str, dir: &Path, problems: &mut Vec<Problem>) -> Option<ModelO
         }
         _ => Vec::new(),
     };
-    Some(ModelOnDisk { name: name.to_owned(), dir: dir.to_owned(), config, versions, wanted, missing })
+    Some(ModelOnDisk {
+        name: name.to_owned(),
+        dir: dir.to_owned(),
+        root: root.to_owned(),
+        config,
+        versions,
+        wanted,
+        missing,
+        readable,
+        settling: false,
+    })
+}
+
+fn version_in(dir: PathBuf, model_file: &str) -> VersionOnDisk {
+    let file = |name: &str| FileOnDisk { name: name.to_owned(), stamp: Stamp::of(&dir.join(name)).ok() };
+    let mut files = vec![file(model_file)];
+    if verify::is_there(&dir.join(MANIFEST)) {
+        files.push(file(MANIFEST));
+        let manifest = Manifest::read(&dir.join(MANIFEST), model_file);
+        let listed = manifest.iter().flat_map(Manifest::files).map(|(name, _)| name.as_str());
+        files.extend(listed.filter(|name| *name != model_file).map(file));
+    }
+    VersionOnDisk { dir, files, refused: None }
 }
 
 /// The model itself, or, when several claim its name, the first of them made unusable: which of them

@@ -96,7 +96,7 @@ fn check(repository: PathBuf) -> anyhow::Result<()> {
                     lines.push_str(&format!("{}: note: {note}\n", quote(&model.name)));
                 }
                 for version in &model.wanted {
-                    let file = model.versions[version].join(&config.model_file);
+                    let file = model.versions[version].model_file();
                     match sconce_repository::archive::check(&file) {
                         Ok(()) => lines.push_str(&format!("{} version {version}: ok\n", quote(&model.name))),
                         Err(error) => {

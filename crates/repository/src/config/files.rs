@@ -68,7 +68,8 @@ pub(super) fn op_libraries(dir: &Path, files: &[String], key: &str) -> Result<Ve
     files.iter().enumerate().map(resolve).collect()
 }
 
-fn read(path: &Path, limit: u64) -> Result<String, String> {
+/// Reads a text file of at most `limit` bytes.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<String, String> {
     let metadata = path.metadata().map_err(|err| reason(&err))?;
     // Opening a named pipe would wait for somebody to write into it.
     if !metadata.is_file() {

@@ -25,6 +25,7 @@ use crate::{DataType, VersionPolicy};
 
 use error::Fault;
 pub use error::{ConfigError, Place};
+pub(crate) use files::read as read_text;
 use raw::RawConfig;
 
 /// The checked configuration of a model.

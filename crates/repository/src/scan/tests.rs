@@ -48,7 +48,7 @@ fn models_and_versions_are_found() {
     let digits = &snapshot.models["digits"];
     assert_eq!(digits.dir, root.path().join("digits"));
     assert_eq!(digits.versions.keys().map(|version| version.get()).collect::<Vec<_>>(), [1, 2, 10]);
-    assert_eq!(digits.versions[&Version::new(10).unwrap()], root.path().join("digits/10"));
+    assert_eq!(digits.versions[&Version::new(10).unwrap()].dir, root.path().join("digits/10"));
     assert_eq!(numbers(&digits.wanted), [10]);
     assert_eq!(snapshot, look(&root));
 }

@@ -1,0 +1,94 @@
+//! What the file system tells of a file without reading it.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// File systems keep time in ticks, and a second write within a tick leaves the stamp as it was. No
+/// tick of a local file system or of a file server is longer than this.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What the file system tells of a file without reading it: equal stamps, equal bytes.
+///
+/// One exception is known from git: a file that was read within a moment of its last change may have
+/// changed once more in the same tick of the file system's clock; see [`Stamp::is_settled_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Nanoseconds since the epoch; a copy may bring the time of the original with it.
+    modified: i128,
+    /// Nanoseconds since the epoch; set by the file system at each change, also of a name or a mode.
+    changed: i128,
+}
+
+impl Stamp {
+    /// The stamp of the file that is found under this path, through symlinks.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+
+    /// The size of the file in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether whatever is written after `now` gives another stamp: both times are more than a tick in
+    /// the past. A time in the future, of a server whose clock is ahead, tells nothing and is not settled.
+    pub(crate) fn is_settled_at(&self, now: SystemTime) -> bool {
+        self.modified.max(self.changed) + nanoseconds(TICK) <= since_epoch(now)
+    }
+
+    /// Whether the content was written less than `span` before `now`, or is dated in the future.
+    pub(crate) fn is_newer_than(&self, span: Duration, now: SystemTime) -> bool {
+        self.modified + nanoseconds(span) > since_epoch(now)
+    }
+}
+
+impl From<&fs::Metadata> for Stamp {
+    fn from(metadata: &fs::Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// When a reading began, by both clocks: files are dated by the one, spans are measured by the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) wall: SystemTime,
+    pub(crate) steady: Instant,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// Whether a reading that begins now sees all that was ever written under this stamp: the stamp is
+    /// old, or, where clocks disagree, it has been seen for longer than a tick lasts.
+    pub(crate) fn trusts(&self, stamp: &Stamp, first_seen: Option<Instant>) -> bool {
+        stamp.is_settled_at(self.wall)
+            || first_seen.is_some_and(|seen| self.steady.saturating_duration_since(seen) > TICK)
+    }
+}
+
+fn since_epoch(time: SystemTime) -> i128 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => nanoseconds(since),
+        Err(before) => -nanoseconds(before.duration()),
+    }
+}
+
+fn nanoseconds(span: Duration) -> i128 {
+    i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)
+}
