@@ -1,6 +1,6 @@
 //! What the tests of this crate are made of: configs, schemas, tensors, requests.
 
-use sconce_repository::{ConfigSource, ModelConfig, TensorConfig, VersionPolicy};
+use sconce_repository::{Availability, ConfigSource, ModelConfig, TensorConfig, VersionPolicy, Warmup};
 
 use crate::{
     DataType, Error,
@@ -22,6 +22,8 @@ pub(crate) fn config(
         outputs,
         version_policy: VersionPolicy::default(),
         instances: Vec::new(),
+        availability: Availability::default(),
+        warmup: Warmup::default(),
         model_file: "model.pt".to_owned(),
         threads: None,
         optimize: false,

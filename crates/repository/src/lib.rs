@@ -39,8 +39,8 @@ mod verify;
 mod version;
 
 pub use config::{
-    ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place, TensorConfig,
-    config_schema,
+    Availability, ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place,
+    TensorConfig, Warmup, WarmupData, WarmupInput, WarmupSample, config_schema,
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;

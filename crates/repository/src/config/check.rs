@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
-    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig,
+    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_warmup,
     error::Fault,
     files,
     raw::{RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawVersions},
@@ -24,6 +24,7 @@ pub(super) struct Words {
     pub(super) inputs: &'static str,
     pub(super) outputs: &'static str,
     pub(super) shape: &'static str,
+    pub(super) data_type: &'static str,
     pub(super) latest: &'static str,
     pub(super) specific: &'static str,
     pub(super) instances: &'static str,
@@ -31,6 +32,8 @@ pub(super) struct Words {
     pub(super) labels: &'static str,
     pub(super) threads: &'static str,
     pub(super) op_libraries: &'static str,
+    pub(super) warmup: &'static str,
+    pub(super) warmup_file: &'static str,
 }
 
 /// The words of `config.yaml`.
@@ -38,6 +41,7 @@ pub(super) const YAML: Words = Words {
     inputs: "inputs",
     outputs: "outputs",
     shape: "shape",
+    data_type: "dtype",
     latest: "versions.latest",
     specific: "versions.specific",
     instances: "instances",
@@ -45,6 +49,8 @@ pub(super) const YAML: Words = Words {
     labels: "labels",
     threads: "threads",
     op_libraries: "op_libraries",
+    warmup: "warmup",
+    warmup_file: "data.file",
 };
 
 /// The words of `config.pbtxt`.
@@ -52,6 +58,7 @@ pub(super) const TRITON: Words = Words {
     inputs: "input",
     outputs: "output",
     shape: "dims",
+    data_type: "data_type",
     latest: "version_policy.latest.num_versions",
     specific: "version_policy.specific.versions",
     instances: "instance_group",
@@ -59,6 +66,8 @@ pub(super) const TRITON: Words = Words {
     labels: "label_filename",
     threads: "parameters[INTRA_OP_THREAD_COUNT]",
     op_libraries: "model_operations.op_library_filename",
+    warmup: "model_warmup",
+    warmup_file: "input_data_file",
 };
 
 /// Checks everything that a configuration says about the model called `name` in `dir`, and reads the
@@ -69,14 +78,19 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     check_batch(&raw, words)?;
     files::check_model_file(&raw.model_file, words.model_file)?;
     let op_libraries = files::op_libraries(dir, &raw.op_libraries, words.op_libraries)?;
+    let inputs = inputs(raw.inputs, words)?;
+    let model = check_warmup::Model { dir, max_batch_size: raw.max_batch_size, inputs: &inputs };
+    let warmup = check_warmup::check(raw.warmup, &model, words)?;
 
     Ok(ModelConfig {
         name: name.to_owned(),
         max_batch_size: raw.max_batch_size,
-        inputs: inputs(raw.inputs, words)?,
+        inputs,
         outputs: outputs(raw.outputs, dir, words)?,
         version_policy: version_policy(raw.versions, words)?,
         instances: instances(raw.instances, words)?,
+        availability: raw.availability,
+        warmup,
         model_file: raw.model_file,
         threads: raw.threads.map(|threads| count(threads, words.threads)).transpose()?,
         optimize: raw.optimize,

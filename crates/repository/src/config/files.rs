@@ -24,19 +24,35 @@ pub(super) fn read_config(path: &Path) -> Result<String, String> {
 /// Reads the labels of an output; `file` is relative to the model's directory and stays inside it.
 pub(super) fn read_labels(dir: &Path, file: &str, key: &str) -> Result<Labels, Fault> {
     let fault = |message: String| Fault::at(key, message);
-    let inside =
-        Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if file.is_empty() || !inside {
-        return Err(fault(format!(
-            "`{}` must be a file in the model's directory, written relative to it and without `..`",
-            one_line(file)
-        )));
-    }
-    let path = dir.join(file);
+    let path = inside(dir, file, "the model's directory").map_err(fault)?;
     let text = read(&path, MAX_LABELS_BYTES).map_err(|reason| {
         fault(format!("cannot read the labels in {}: {reason}; put one label per line there", shown(&path)))
     })?;
     Ok(Labels { file: file.to_owned(), lines: text.lines().map(str::to_owned).collect() })
+}
+
+/// The path and the size of a file with data for warming up, which lies in the model's directory `warmup`.
+pub(super) fn warmup_data(dir: &Path, file: &str, key: &str) -> Result<(PathBuf, u64), Fault> {
+    let fault = |message: String| Fault::at(key, message);
+    let path = inside(&dir.join("warmup"), file, "the model's directory `warmup`").map_err(fault)?;
+    let size = size(&path).map_err(|reason| {
+        fault(format!(
+            "cannot read the data in {}: {reason}; put the bytes of the tensor there",
+            shown(&path)
+        ))
+    })?;
+    Ok((path, size))
+}
+
+/// The path of a file that must not lead out of a directory.
+fn inside(dir: &Path, file: &str, place: &str) -> Result<PathBuf, String> {
+    let mut parts = Path::new(file).components();
+    let inside = parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if file.is_empty() || file.contains('\0') || !inside {
+        let file = one_line(file);
+        return Err(format!("`{file}` must be a file in {place}, written relative to it and without `..`"));
+    }
+    Ok(dir.join(file))
 }
 
 /// Checks the name of the model's file: it lies in every version's directory under the same plain name.
@@ -70,11 +86,7 @@ pub(super) fn op_libraries(dir: &Path, files: &[String], key: &str) -> Result<Ve
 
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<String, String> {
-    let metadata = path.metadata().map_err(|err| reason(&err))?;
-    // Opening a named pipe would wait for somebody to write into it.
-    if !metadata.is_file() {
-        return Err("it is not a file".to_owned());
-    }
+    size(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|err| reason(&err))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
@@ -87,7 +99,15 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<String, String> {
     })
 }
 
-fn reason(err: &io::Error) -> String {
+/// The size of what is a file.
+pub(super) fn size(path: &Path) -> Result<u64, String> {
+    let metadata = path.metadata().map_err(|err| reason(&err))?;
+    // Opening a named pipe would wait for somebody to write into it.
+    if metadata.is_file() { Ok(metadata.len()) } else { Err("it is not a file".to_owned()) }
+}
+
+/// What the operating system said.
+pub(super) fn reason(err: &io::Error) -> String {
     match err.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         _ => err.to_string(),

@@ -2,16 +2,20 @@
 //!
 //! - `raw`: what a file says, as it was written; this is the format of `config.yaml`.
 //! - `yaml` and `pbtxt`: read a file of either format into `raw`.
-//! - `check`: the one way from `raw` to [`ModelConfig`], with `shape` and `files` for its details.
+//! - `check`: the one way from `raw` to [`ModelConfig`], with `check_warmup`, `shape` and `files` for its
+//!   details.
+//! - `warmup`: what a version is run with before it serves.
 //! - `error` and `hint`: what was wrong, and what was meant.
 
 mod check;
+mod check_warmup;
 mod error;
 mod files;
 mod hint;
 mod pbtxt;
 mod raw;
 mod shape;
+mod warmup;
 mod yaml;
 
 use std::{
@@ -21,12 +25,16 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use crate::{DataType, VersionPolicy};
 
 use error::Fault;
 pub use error::{ConfigError, Place};
 pub(crate) use files::read as read_text;
 use raw::RawConfig;
+pub use warmup::{Warmup, WarmupData, WarmupInput, WarmupSample};
 
 /// The checked configuration of a model.
 ///
@@ -46,6 +54,10 @@ pub struct ModelConfig {
     pub version_policy: VersionPolicy,
     /// Where the model may run and how many of its runs at once; empty for the default placement.
     pub instances: Vec<InstanceGroup>,
+    /// What is done first when a version takes the place of another.
+    pub availability: Availability,
+    /// What a version is run with before it serves.
+    pub warmup: Warmup,
     /// The name of the file in each version's directory, `model.pt` unless the config says otherwise.
     pub model_file: String,
     /// Threads for the operators of one run (intra-op); `None` leaves the choice to the server.
@@ -82,6 +94,19 @@ pub enum ConfigSource {
         /// ModelConfig RPC can show fields that are not interpreted here.
         message: Vec<u8>,
     },
+}
+
+/// What is done first when a version takes the place of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// The new version is loaded before the old one is unloaded: there is always one that serves, and
+    /// for a while the weights of both are held.
+    #[default]
+    Keep,
+    /// The old version is unloaded before the new one is loaded, for devices that hold one copy of the
+    /// weights; nothing serves in between.
+    Replace,
 }
 
 /// One input or output.

@@ -85,6 +85,8 @@ fn any_config() -> impl Strategy<Value = ModelConfig> {
                 outputs,
                 version_policy,
                 instances,
+                availability: Availability::Keep,
+                warmup: Warmup::Auto,
                 model_file,
                 threads: threads.and_then(NonZeroU32::new),
                 optimize: false,

@@ -3,6 +3,8 @@
 //! The structs are the format of `config.yaml`: their doc comments are the descriptions in its JSON
 //! Schema. `config.pbtxt` is translated into them, so that there is one place that checks.
 
+mod warmup;
+
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -11,8 +13,10 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Unexpected, Visitor, value::SeqAccessDeserializer},
 };
 
-use super::hint;
+use super::{Availability, hint};
 use crate::DataType;
+
+pub(super) use warmup::{RawSample, RawSampleData, RawSampleInput, RawWarmup};
 
 /// How Sconce serves a model: the file `config.yaml` in the model's directory. Every field is optional.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -36,6 +40,14 @@ pub(super) struct RawConfig {
     pub(super) versions: RawVersions,
     /// How many runs at once, or a list that says so for each kind of device.
     pub(super) instances: RawInstances,
+    /// What is done first when a version takes the place of another: `keep` loads the new one while the
+    /// old one serves, `replace` unloads the old one, for devices that hold one copy of the weights.
+    #[schemars(extend("default" = "keep"))]
+    pub(super) availability: Availability,
+    /// What a version is run with before it serves: `auto` makes inputs up where the shapes are known,
+    /// `off` does nothing, and a list has samples that the version must be able to answer.
+    #[schemars(extend("default" = "auto"))]
+    pub(super) warmup: RawWarmup,
     /// The name of the file in each version's directory.
     pub(super) model_file: String,
     /// Threads for the operators of one run; without it, the server chooses.
@@ -64,6 +76,8 @@ impl Default for RawConfig {
             outputs: Vec::new(),
             versions: RawVersions::default(),
             instances: RawInstances::default(),
+            availability: Availability::default(),
+            warmup: RawWarmup::default(),
             model_file: "model.pt".to_owned(),
             threads: None,
             optimize: false,
