@@ -3,7 +3,11 @@
 //! A backend opens a version's file and tells its schema; a module is its weights on one device; a
 //! runner is what a worker runs. The engine never asks how.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use sconce_repository::ModelConfig;
 
@@ -27,10 +31,27 @@ impl fmt::Display for Device {
     }
 }
 
-/// Why a version cannot be loaded, in one sentence.
+/// Why a version cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct LoadError(pub String);
+#[error("{reason}")]
+pub struct LoadError {
+    /// One sentence.
+    pub reason: String,
+    /// A copy that is still going on explains it, so that waiting may help.
+    pub waiting: bool,
+}
+
+impl LoadError {
+    /// For good, as far as can be known.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), waiting: false }
+    }
+
+    /// Perhaps only until a copy is complete.
+    pub fn waiting(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), waiting: true }
+    }
+}
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +72,17 @@ pub trait Backend: Send + Sync {
     fn devices(&self) -> Vec<Device>;
     /// Called once on each new worker thread, before anything runs there.
     fn enter_worker(&self, device: Device) -> Box<dyn WorkerContext>;
+    /// Called once on each thread that loads, before anything is opened there: what the runtime does on
+    /// it stays on it, so that loading takes no more than one core from traffic.
+    fn enter_loader(&self);
+    /// Whether the file can be a complete one: only what can be told without reading all of it.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    fn precheck(&self, file: &Path) -> Result<(), LoadError>;
+    /// Gives memory back to the system that the runtime keeps for later, after something has been freed
+    /// on these devices.
+    fn release_memory(&self, devices: &[Device]);
     /// Reads the version's file and tells what it takes and returns.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ impl Binding {
     pub fn new(config: &ModelConfig, schema: &Schema) -> Result<Self, LoadError> {
         for argument in &schema.arguments {
             if let (ArgumentKind::Other(kind), false) = (&argument.kind, argument.optional) {
-                return Err(LoadError(format!(
+                return Err(LoadError::new(format!(
                     "argument `{}` of forward is a {kind}, which cannot be sent; Tensor, Optional[Tensor], List[Tensor], \
                      Dict[str, Tensor], List[str] and int, float, bool, str can",
                     argument.name
@@ -227,13 +227,13 @@ fn from_config(config: &ModelConfig, schema: &Schema) -> Result<Vec<InputSlot>, 
     for (input, place) in config.inputs.iter().zip(places) {
         let argument = &schema.arguments[place.argument()];
         if slots.iter().any(|slot| slot.place == place) {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "two inputs of the configuration lead to argument `{}` of forward; the second is '{}'",
                 argument.name, input.name
             )));
         }
         if !fits(&argument.kind, input.data_type) {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "input '{}' is {} in the configuration, but argument `{}` of forward takes {}",
                 input.name,
                 input.data_type,
@@ -242,7 +242,7 @@ fn from_config(config: &ModelConfig, schema: &Schema) -> Result<Vec<InputSlot>, 
             )));
         }
         if input.optional && matches!(place, Place::Argument(_)) && !argument.optional {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "input '{}' is optional in the configuration, but argument `{}` of forward has no default and is \
                  not Optional",
                 input.name, argument.name
@@ -267,7 +267,7 @@ fn check_complete(config: &ModelConfig, schema: &Schema, slots: &[InputSlot]) ->
             .collect();
         elements.sort_unstable();
         if let Some(gap) = (0..elements.len()).find(|&at| elements[at] != at) {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "the configuration names elements of list argument `{}` but not `{}__{gap}`; elements are numbered \
                  from 0 without gaps",
                 argument.name, argument.name
@@ -275,7 +275,7 @@ fn check_complete(config: &ModelConfig, schema: &Schema, slots: &[InputSlot]) ->
         }
         let given = slots.iter().any(|slot| slot.place.argument() == index);
         if !given && !argument.optional {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "configuration expects {} inputs, model provides {}: no input leads to argument `{}` of forward, \
                  which has no default; forward takes ({})",
                 config.inputs.len(),
@@ -304,7 +304,7 @@ fn places(config: &ModelConfig, schema: &Schema) -> Result<Vec<Place>, LoadError
     };
     let place = |(position, name): (usize, &str)| {
         let argument = arguments.get(position).ok_or_else(|| {
-            LoadError(format!(
+            LoadError::new(format!(
                 "configuration expects {} inputs, model provides {}: input '{name}' would be argument {position} of \
                  forward, counted from 0",
                 config.inputs.len(),
@@ -313,7 +313,7 @@ fn places(config: &ModelConfig, schema: &Schema) -> Result<Vec<Place>, LoadError
         })?;
         match argument.kind {
             ArgumentKind::Tensors => Ok(Place::Element(position, 0)),
-            ArgumentKind::Dict => Err(LoadError(format!(
+            ArgumentKind::Dict => Err(LoadError::new(format!(
                 "input '{name}' would be the whole dict argument `{0}` of forward; name its keys instead, as `{0}.key`, \
                  and all other inputs by their arguments' names",
                 argument.name

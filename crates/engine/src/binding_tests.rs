@@ -27,7 +27,7 @@ fn places_of(config: &ModelConfig, arguments: &[(&str, ArgumentKind)]) -> Vec<Pl
 #[track_caller]
 fn assert_refused(config: &ModelConfig, arguments: &[(&str, ArgumentKind)], parts: &[&str]) {
     match Binding::new(config, &forward(arguments)) {
-        Err(LoadError(message)) => assert_sentence(&message, parts),
+        Err(LoadError { reason: message, .. }) => assert_sentence(&message, parts),
         Ok(binding) => panic!("{parts:?} is expected, not {:?}", binding.inputs),
     }
 }

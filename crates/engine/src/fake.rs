@@ -1,32 +1,40 @@
 //! A scripted backend: what a model does is written in its file. It runs nothing; scheduling, loading
 //! and the wire are tested with it, and the server is built with it where there is no libtorch.
 //!
-//! A model file begins with the line `fake`; each further line is one of
+//! A model file begins with the line `fake`, or with `fake ends`: then it is complete only when its last
+//! line is `end`. Each further line is one of
 //!
 //! ```text
 //! argument NAME tensor|tensors|dict|strings|int|float|bool|str [optional]
+//! value NUMBER            every run answers with that one FP32
 //! delay MILLISECONDS      every run takes that long
 //! fail MESSAGE            every run throws
 //! panic                   every run panics
 //! gate                    every run waits for `Fake::open_gate`
+//! load delay MILLISECONDS loading takes that long
+//! load fail MESSAGE       loading fails
+//! load gate               loading waits for `Fake::open_load_gate`
 //! ```
 //!
-//! A run answers with its tensor arguments, in order, as a tuple: `OUTPUT__0`, `OUTPUT__1`, ...
+//! Without `value` a run answers with its tensor arguments, in order, as a tuple: `OUTPUT__0`,
+//! `OUTPUT__1`, ...
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
 use sconce_repository::ModelConfig;
 
 use crate::{
+    DataType,
     backend::{Backend, Device, LoadError, Module, Opened, RunError, Runner, WorkerContext},
     reply::Done,
     schema::{Argument, ArgumentKind, Return, Schema},
-    value::{Arg, Call, Output},
+    value::{Arg, Call, Output, Tensor},
 };
 
 /// The scripted backend.
@@ -51,6 +59,15 @@ struct Seen {
     /// Runs that are between begin and end.
     running: usize,
     most_at_once: usize,
+    load_gate_open: bool,
+    /// Loads that wait at their gate or have passed it.
+    at_load_gate: usize,
+    /// Modules that are in memory, and all that have been.
+    loaded: usize,
+    loaded_ever: usize,
+    /// Names of the threads on which modules were freed.
+    freed_on: BTreeSet<String>,
+    released: Vec<Vec<Device>>,
 }
 
 impl Stage {
@@ -82,6 +99,28 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Counts a module as in memory until the last of its runners is gone too.
+#[derive(Debug)]
+struct Loaded(Arc<Stage>);
+
+impl Loaded {
+    fn new(stage: &Arc<Stage>) -> Arc<Self> {
+        let mut seen = stage.seen();
+        seen.loaded += 1;
+        seen.loaded_ever += 1;
+        Arc::new(Self(Arc::clone(stage)))
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let mut seen = self.0.seen();
+        seen.loaded -= 1;
+        seen.freed_on.insert(thread::current().name().unwrap_or_default().to_owned());
+        self.0.changed.notify_all();
+    }
+}
+
 impl Fake {
     /// With a CPU and so many GPUs.
     pub fn new(gpus: u32) -> Self {
@@ -104,6 +143,42 @@ impl Fake {
         self.stage.wait_until(|seen| seen.started.values().sum::<usize>() >= count);
     }
 
+    /// Lets all loads through that wait at their gate, and those to come.
+    pub fn open_load_gate(&self) {
+        self.stage.seen().load_gate_open = true;
+        self.stage.changed.notify_all();
+    }
+
+    /// Waits until so many loads have come to their gate.
+    pub fn wait_at_load_gate(&self, count: usize) {
+        self.stage.wait_until(|seen| seen.at_load_gate >= count);
+    }
+
+    /// How many modules are in memory, one for each device of a version.
+    pub fn loaded(&self) -> usize {
+        self.stage.seen().loaded
+    }
+
+    /// Waits until so many modules are in memory.
+    pub fn wait_loaded(&self, count: usize) {
+        self.stage.wait_until(|seen| seen.loaded == count);
+    }
+
+    /// How many modules have ever been in memory.
+    pub fn loaded_ever(&self) -> usize {
+        self.stage.seen().loaded_ever
+    }
+
+    /// Names of the threads on which modules have been freed.
+    pub fn freed_on(&self) -> BTreeSet<String> {
+        self.stage.seen().freed_on.clone()
+    }
+
+    /// The devices of each time that memory was given back.
+    pub fn released(&self) -> Vec<Vec<Device>> {
+        self.stage.seen().released.clone()
+    }
+
     /// The most runs that were running at the same time.
     pub fn most_at_once(&self) -> usize {
         self.stage.seen().most_at_once
@@ -123,13 +198,41 @@ impl Backend for Fake {
         Box::new(NoContext)
     }
 
+    fn enter_loader(&self) {}
+
+    fn precheck(&self, file: &Path) -> Result<(), LoadError> {
+        check_end(file, &read(file)?)
+    }
+
+    fn release_memory(&self, devices: &[Device]) {
+        self.stage.seen().released.push(devices.to_vec());
+        self.stage.changed.notify_all();
+    }
+
     fn open(&self, file: PathBuf, _config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| LoadError(format!("{} cannot be read: {error}", file.display())))?;
-        let script = Script::parse(&text).map_err(|why| LoadError(format!("{}: {why}", file.display())))?;
+        let text = read(&file)?;
+        check_end(&file, &text)?;
+        let script =
+            Script::parse(&text).map_err(|why| LoadError::new(format!("{}: {why}", file.display())))?;
         Ok(Box::new(OpenScript { script: Arc::new(script), stage: Arc::clone(&self.stage) }))
     }
 }
+
+fn read(file: &Path) -> Result<String, LoadError> {
+    std::fs::read_to_string(file)
+        .map_err(|error| LoadError::waiting(format!("{} cannot be read: {error}", file.display())))
+}
+
+fn check_end(file: &Path, text: &str) -> Result<(), LoadError> {
+    if text.lines().next() == Some(ENDS) && text.lines().last() != Some("end") {
+        let file = file.display();
+        return Err(LoadError::waiting(format!("{file} is incomplete: its last line must be `end`")));
+    }
+    Ok(())
+}
+
+/// The first line of a script that has an `end`.
+const ENDS: &str = "fake ends";
 
 struct NoContext;
 
@@ -144,12 +247,16 @@ struct Script {
     fail: Option<String>,
     panic: bool,
     gate: bool,
+    value: Option<f32>,
+    load_delay: Duration,
+    load_fail: Option<String>,
+    load_gate: bool,
 }
 
 impl Script {
     fn parse(text: &str) -> Result<Self, String> {
         let mut lines = text.lines();
-        if lines.next() != Some("fake") {
+        if !lines.next().is_some_and(|first| first == "fake" || first == ENDS) {
             return Err("not a scripted model: its first line must be `fake`".to_owned());
         }
         let mut script = Self::default();
@@ -158,10 +265,17 @@ impl Script {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             match word {
                 "argument" => script.schema.arguments.push(argument(rest)?),
-                "delay" => {
-                    let millis = rest.parse().map_err(|_| format!("`{line}`: milliseconds are expected"))?;
-                    script.delay = Duration::from_millis(millis);
+                "delay" => script.delay = millis(line, rest)?,
+                "value" => {
+                    script.value = Some(rest.parse().map_err(|_| format!("`{line}`: a number is expected"))?);
                 }
+                "load" => match rest.split_once(' ').unwrap_or((rest, "")) {
+                    ("delay", time) => script.load_delay = millis(line, time)?,
+                    ("fail", message) => script.load_fail = Some(message.to_owned()),
+                    ("gate", "") => script.load_gate = true,
+                    _ => return Err(format!("`{line}`: `load` and delay, fail or gate are expected")),
+                },
+                "end" => {}
                 "fail" => script.fail = Some(rest.to_owned()),
                 "panic" => script.panic = true,
                 "gate" => script.gate = true,
@@ -170,6 +284,10 @@ impl Script {
         }
         Ok(script)
     }
+}
+
+fn millis(line: &str, text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_millis).map_err(|_| format!("`{line}`: milliseconds are expected"))
 }
 
 fn argument(text: &str) -> Result<Argument, String> {
@@ -203,7 +321,17 @@ impl Opened for OpenScript {
 
     fn load(&self, device: Device) -> Result<Arc<dyn Module>, LoadError> {
         let (script, stage) = (Arc::clone(&self.script), Arc::clone(&self.stage));
-        Ok(Arc::new(FakeModule { script, stage, device }))
+        if script.load_gate {
+            stage.seen().at_load_gate += 1;
+            stage.changed.notify_all();
+            stage.wait_until(|seen| seen.load_gate_open);
+        }
+        thread::sleep(script.load_delay);
+        if let Some(message) = &script.load_fail {
+            return Err(LoadError::new(message.clone()));
+        }
+        let loaded = Loaded::new(&stage);
+        Ok(Arc::new(FakeModule { script, stage, device, _loaded: loaded }))
     }
 }
 
@@ -212,6 +340,7 @@ struct FakeModule {
     script: Arc<Script>,
     stage: Arc<Stage>,
     device: Device,
+    _loaded: Arc<Loaded>,
 }
 
 impl Module for FakeModule {
@@ -226,14 +355,20 @@ impl Runner for FakeModule {
         if self.script.gate {
             self.stage.wait_until(|seen| seen.gate_open);
         }
-        std::thread::sleep(self.script.delay);
+        thread::sleep(self.script.delay);
         assert!(!self.script.panic, "the script says panic");
         drop(running);
-        done.complete(calls.into_iter().map(|call| match &self.script.fail {
-            Some(message) => Err(RunError::Model(message.clone())),
-            None => Ok(Output::Tuple(call.arguments.into_iter().flat_map(echo).collect())),
+        done.complete(calls.into_iter().map(|call| match (&self.script.fail, self.script.value) {
+            (Some(message), _) => Err(RunError::Model(message.clone())),
+            (None, Some(value)) => Ok(Output::Tuple(vec![(None, one(value))])),
+            (None, None) => Ok(Output::Tuple(call.arguments.into_iter().flat_map(echo).collect())),
         }));
     }
+}
+
+fn one(value: f32) -> Output {
+    let data = value.to_le_bytes().to_vec();
+    Output::Tensor(Tensor::host(DataType::Fp32, vec![1], data.into()))
 }
 
 /// The tensors of an argument, without names.

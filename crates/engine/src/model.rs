@@ -1,7 +1,7 @@
 //! One live version: what a request meets once its name has been looked up.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -14,10 +14,13 @@ use crate::{
     binding::Binding,
     check,
     classification::classify,
+    examples::{Example, Examples},
     outputs,
-    pool::{Executable, Job, Pool},
+    pool::{Executable, Job, Pool, Registration, Serving},
+    reaper::Farewell,
     reply::Reply,
-    scheduler::{ModelKey, Refusal},
+    scheduler::{Class, Placement, Refusal},
+    schema::Schema,
 };
 pub use crate::{
     check::Input,
@@ -65,7 +68,7 @@ impl FailureLog {
     }
 }
 
-/// A version that serves. Dropping the last handle lets its weights go.
+/// A version that serves. The last handle on its weights sends them to the reaper.
 #[derive(Debug)]
 pub struct LiveVersion {
     /// The model's name.
@@ -74,35 +77,84 @@ pub struct LiveVersion {
     pub version: Version,
     /// Its configuration.
     pub config: Arc<ModelConfig>,
+    /// What its `forward` takes and returns: enough to bind a changed configuration without loading.
+    pub schema: Arc<Schema>,
     /// Its names, types and shapes.
     pub binding: Binding,
     executable: Arc<Executable>,
-    key: ModelKey,
-    pool: Pool,
+    registration: Arc<Registration>,
+    /// `None` once it has been retired.
+    serving: Mutex<Option<Serving>>,
     failures: FailureLog,
+    examples: Arc<Examples>,
 }
 
 impl LiveVersion {
     /// Makes a loaded version known to the scheduler.
     pub fn new(
-        version: Version,
         config: Arc<ModelConfig>,
+        schema: Arc<Schema>,
         binding: Binding,
         executable: Executable,
-        pool: Pool,
+        pool: &Pool,
     ) -> Self {
-        let key = pool.add(&executable, QUEUE_LIMIT);
-        let model = Arc::clone(&binding.model);
+        let registration = Arc::new(pool.register(&executable, QUEUE_LIMIT, Class::Traffic));
         Self {
-            model,
-            version,
+            model: Arc::clone(&binding.model),
+            version: executable.version,
             config,
+            schema,
             binding,
             executable: Arc::new(executable),
-            key,
-            pool,
+            serving: Mutex::new(Some(Serving::new(&registration))),
+            registration,
             failures: FailureLog::default(),
+            examples: Arc::default(),
         }
+    }
+
+    /// The same weights, runners and queue under a changed configuration: nothing is loaded, and nobody
+    /// who waits notices. The scheduler has the new placements when this returns, also for requests that
+    /// this version still accepts.
+    ///
+    /// `None` where the placements are on other devices than the weights are.
+    pub fn reconfigured(
+        &self,
+        config: Arc<ModelConfig>,
+        binding: Binding,
+        placements: &[Placement],
+    ) -> Option<Self> {
+        let executable = self.executable.with(placements, threads(&config))?;
+        self.registration.set_placements(placements);
+        Some(Self {
+            model: Arc::clone(&self.model),
+            version: self.version,
+            config,
+            schema: Arc::clone(&self.schema),
+            binding,
+            executable: Arc::new(executable),
+            serving: Mutex::new(Some(Serving::new(&self.registration))),
+            registration: Arc::clone(&self.registration),
+            failures: FailureLog::default(),
+            examples: Arc::clone(&self.examples),
+        })
+    }
+
+    /// What the workers run.
+    pub fn executable(&self) -> &Executable {
+        &self.executable
+    }
+
+    /// Shapes that it has served, the latest last: something to warm its successor with.
+    pub fn examples(&self) -> Vec<Example> {
+        self.examples.list()
+    }
+
+    /// It is in no table any more: its queue may be closed, and `farewell` goes with its weights.
+    pub(crate) fn retire(&self, farewell: Farewell) -> Weak<Registration> {
+        self.executable.keep(farewell);
+        drop(self.serving.lock().unwrap_or_else(PoisonError::into_inner).take());
+        Arc::downgrade(&self.registration)
     }
 
     /// Answers one request: check, queue, wait, name the outputs.
@@ -121,6 +173,7 @@ impl LiveVersion {
 
     async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
         outputs::check_wanted(&self.binding, &request.outputs)?;
+        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
         let checked = check::call(&self.binding, request.inputs)?;
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::DeadlineExceeded { stage: "before it was queued" });
@@ -132,7 +185,7 @@ impl LiveVersion {
             reply: Reply::One(sender),
             deadline: request.deadline,
         };
-        self.pool.submit(self.key, job).map_err(|refusal| self.refused(refusal))?;
+        self.registration.submit(job).map_err(|refusal| self.refused(refusal))?;
         let expired = Error::DeadlineExceeded { stage: "while it was queued or running" };
         let answer = match request.deadline {
             None => answer.await,
@@ -154,6 +207,7 @@ impl LiveVersion {
                     classify(&output.name, &output.tensor, wanted.classes, labels, checked.batch.is_some())?;
             }
         }
+        self.examples.served(example);
         Ok(named)
     }
 
@@ -170,10 +224,9 @@ impl LiveVersion {
     }
 }
 
-impl Drop for LiveVersion {
-    fn drop(&mut self) {
-        self.pool.remove(self.key);
-    }
+/// How many threads a run may use, when the configuration says so.
+pub fn threads(config: &ModelConfig) -> Option<usize> {
+    config.threads.map(|threads| threads.get() as usize)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     backend::{Backend, Device},
     fake::Fake,
     fixtures::{assert_invalid, config, floats, input, named, zeros},
+    reaper::Reaper,
     scheduler::Placement,
     value::strings,
 };
@@ -24,6 +25,7 @@ use crate::{
 struct House {
     fake: Arc<Fake>,
     pool: Pool,
+    reaper: Reaper,
 }
 
 impl House {
@@ -32,7 +34,8 @@ impl House {
         let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
         let pool = Pool::start(&backend, cores, cores).unwrap();
         pool.wait_idle();
-        Self { fake, pool }
+        let reaper = Reaper::start(backend).unwrap();
+        Self { fake, pool, reaper }
     }
 
     /// A model that takes one tensor `x` and returns it, after what the script says. On each device
@@ -49,9 +52,10 @@ impl House {
                 (Placement { device, limit }, opened.load(self.pool.devices()[device]).unwrap())
             })
             .collect();
-        let executable = Executable::new(Arc::clone(&binding.model), None, modules).unwrap();
-        let version = Version::new(1).unwrap();
-        Arc::new(LiveVersion::new(version, Arc::new(config), binding, executable, self.pool.clone()))
+        let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
+        let executable = Executable::new(name, version, None, modules, &self.reaper).unwrap();
+        let schema = Arc::new(opened.schema().clone());
+        Arc::new(LiveVersion::new(Arc::new(config), schema, binding, executable, &self.pool))
     }
 
     fn on_cpu(&self, script: &str) -> Arc<LiveVersion> {

@@ -82,7 +82,7 @@ pub struct NamedOutput {
 /// Decides the names of the outputs of a version.
 pub(crate) fn plan(config: &ModelConfig, returns: &Return) -> std::result::Result<OutputPlan, LoadError> {
     if let Some(kind) = returns.unserved() {
-        return Err(LoadError(format!(
+        return Err(LoadError::new(format!(
             "forward returns {kind}, which cannot be served; tensors, List[str], and tuples, lists and dicts of them \
              can"
         )));
@@ -153,13 +153,13 @@ fn leaves(names: &[&str], returns: &Return) -> std::result::Result<Vec<Leaf>, Lo
         if let (Leaf::Top(index), Some(count)) = (leaf, top)
             && *index >= count
         {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "output '{}' refers to an output index which doesn't exist. This model has {count} outputs",
                 names[at]
             )));
         }
         if leaves[..at].contains(leaf) {
-            return Err(LoadError(format!(
+            return Err(LoadError::new(format!(
                 "two outputs of the configuration lead to the same output of forward; the second is '{}'",
                 names[at]
             )));

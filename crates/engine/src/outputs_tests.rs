@@ -29,7 +29,7 @@ fn open(returns: Return) -> Binding {
 fn assert_not_bound(names: &[&str], returns: &Return, parts: &[&str]) {
     let outputs = names.iter().map(|name| named(name, Fp32, &[-1])).collect();
     match plan(&config(0, Vec::new(), outputs), returns) {
-        Err(LoadError(message)) => assert_sentence(&message, parts),
+        Err(LoadError { reason: message, .. }) => assert_sentence(&message, parts),
         Ok(plan) => panic!("{parts:?} is expected, not {plan:?}"),
     }
 }

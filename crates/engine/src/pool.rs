@@ -4,71 +4,28 @@
 //! itself for its next batch; only an idle one has to be woken.
 
 use std::{
-    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tracing::error;
 
+pub use crate::executable::Executable;
 use crate::{
-    backend::{Backend, Device, LoadError, Module, Runner, WorkerContext},
+    Error,
+    backend::{Backend, Device, WorkerContext},
     reply::{Done, Pending, Reply},
-    scheduler::{Dispatch, ModelKey, Placement, Refusal, Scheduler, Work, WorkerIndex},
+    scheduler::{Class, Dispatch, ModelKey, Placement, Refusal, Scheduler, Work, WorkerIndex},
     value::Call,
 };
 
 /// Workers per GPU: one computes while another gathers and scatters.
 const WORKERS_PER_GPU: usize = 2;
-
-/// A version as the workers see it: its weights on each device where it may run.
-pub struct Executable {
-    name: Arc<str>,
-    /// Threads per run, when its configuration says so.
-    threads: Option<usize>,
-    places: Vec<Place>,
-}
-
-struct Place {
-    device: usize,
-    limit: usize,
-    module: Arc<dyn Module>,
-    /// Runners that no worker uses now. Never more than the limit are made.
-    idle: Mutex<Vec<Box<dyn Runner>>>,
-}
-
-impl Executable {
-    /// Modules, each on a device by its index with how many of its runs at once.
-    ///
-    /// # Errors
-    /// When a first runner cannot be made for one of them.
-    pub fn new(
-        name: Arc<str>,
-        threads: Option<usize>,
-        modules: Vec<(Placement, Arc<dyn Module>)>,
-    ) -> Result<Self, LoadError> {
-        let places = modules
-            .into_iter()
-            .map(|(Placement { device, limit }, module)| {
-                let idle = Mutex::new(vec![module.runner()?]);
-                Ok(Place { device, limit, module, idle })
-            })
-            .collect::<Result<_, LoadError>>()?;
-        Ok(Self { name, threads, places })
-    }
-
-    fn placements(&self) -> Vec<Placement> {
-        self.places.iter().map(|place| Placement { device: place.device, limit: place.limit }).collect()
-    }
-}
-
-impl fmt::Debug for Executable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Executable").field("name", &self.name).finish_non_exhaustive()
-    }
-}
 
 /// One request on its way to a worker.
 #[derive(Debug)]
@@ -81,6 +38,15 @@ pub struct Job {
     pub reply: Reply,
     /// When the answer is worth nothing any more.
     pub deadline: Option<Instant>,
+}
+
+impl Job {
+    /// Tells its caller that the version is gone.
+    fn refuse(self) {
+        let (model, version) = (self.executable.name.to_string(), self.executable.version.to_string());
+        let why = "it was unloaded before it could answer".to_owned();
+        self.reply.finish(Err(Error::NotReady { model, version, why }), Duration::ZERO);
+    }
 }
 
 impl Work for Job {
@@ -182,28 +148,11 @@ impl Pool {
         }
     }
 
-    /// Takes a version in; at most `queue_limit` of its requests wait.
-    pub fn add(&self, executable: &Executable, queue_limit: usize) -> ModelKey {
-        lock(&self.shared.scheduler).add_model(executable.placements(), queue_limit)
-    }
-
-    /// Lets a version go. Requests of it that still wait are dropped, which tells their callers.
-    pub fn remove(&self, model: ModelKey) {
-        let left = lock(&self.shared.scheduler).remove_model(model);
-        drop(left);
-    }
-
-    /// Gives a request to an idle worker, or queues it.
-    ///
-    /// # Errors
-    /// When the queue is full or the model has been removed.
-    pub fn submit(&self, model: ModelKey, job: Job) -> Result<(), Refusal> {
-        match self.shared.schedule(|scheduler, now| scheduler.arrive(model, job, now)) {
-            Ok(Some(dispatch)) => self.shared.slots[dispatch.worker].put(dispatch),
-            Ok(None) => {}
-            Err((_job, refusal)) => return Err(refusal),
-        }
-        Ok(())
+    /// Makes a version known to the scheduler, until the registration is dropped; at most `limit` of its
+    /// requests wait.
+    pub fn register(&self, executable: &Executable, limit: usize, class: Class) -> Registration {
+        let key = lock(&self.shared.scheduler).add_model(executable.placements(), limit, class);
+        Registration { pool: self.clone(), key, serving: AtomicUsize::new(0) }
     }
 
     /// Takes out of all queues what has expired or lost its caller, so that its memory is free.
@@ -220,7 +169,85 @@ impl Pool {
     }
 }
 
+/// A version that the scheduler knows. Dropping it refuses the requests that still wait.
+#[derive(Debug)]
+pub struct Registration {
+    pool: Pool,
+    key: ModelKey,
+    /// How many live versions answer through it: more than one while a reconfigured one takes over.
+    serving: AtomicUsize,
+}
+
+impl Registration {
+    /// Gives a request to an idle worker, or queues it.
+    ///
+    /// # Errors
+    /// When the queue is full or the version has been let go.
+    pub fn submit(&self, job: Job) -> Result<(), Refusal> {
+        let shared = &self.pool.shared;
+        match shared.schedule(|scheduler, now| scheduler.arrive(self.key, job, now)) {
+            Ok(dispatch) => shared.hand_out(dispatch),
+            Err((_job, refusal)) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    /// Changes on the spot how many of its runs at once; what may run now does.
+    pub fn set_placements(&self, placements: &[Placement]) {
+        let shared = &self.pool.shared;
+        shared
+            .hand_out(shared.schedule(|scheduler, now| scheduler.set_placements(self.key, placements, now)));
+    }
+
+    /// The pool that it is registered with.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Refuses what waits and whatever comes; runs that have begun are finished.
+    fn close(&self) {
+        let left = lock(&self.pool.shared.scheduler).remove_model(self.key);
+        left.into_iter().for_each(Job::refuse);
+    }
+
+    /// The same, unless a version that has not been retired answers through it.
+    pub(crate) fn close_unless_serving(&self) {
+        if self.serving.load(Ordering::Acquire) == 0 {
+            self.close();
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A live version that answers through a registration, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Registration>);
+
+impl Serving {
+    pub(crate) fn new(registration: &Arc<Registration>) -> Self {
+        registration.serving.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(registration))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Shared {
+    fn hand_out(&self, dispatches: impl IntoIterator<Item = Dispatch<Job>>) {
+        for dispatch in dispatches {
+            self.slots[dispatch.worker].put(dispatch);
+        }
+    }
+
     /// One step of the scheduler. What died in its queues is freed after its lock.
     fn schedule<T>(&self, step: impl FnOnce(&mut Scheduler<Job>, Instant) -> T) -> T {
         let (outcome, dead) = {
@@ -247,9 +274,6 @@ impl Shared {
 
     fn run(&self, dispatch: Dispatch<Job>, context: &mut dyn WorkerContext) {
         let Some(executable) = dispatch.batch.first().map(|job| Arc::clone(&job.executable)) else { return };
-        let Some(place) = executable.places.iter().find(|place| place.device == dispatch.device) else {
-            return;
-        };
         // A run that is alone may use every core, runs side by side share them.
         let share = (self.cores / dispatch.concurrency.max(1)).max(1);
         context.set_threads(executable.threads.unwrap_or(share));
@@ -260,16 +284,14 @@ impl Shared {
             calls.push(job.call);
             pending.push(Pending { model: Arc::clone(&executable.name), reply: job.reply });
         }
-        let done = Done { pending, in_flight: dispatch.in_flight };
-        let idle = lock(&place.idle).pop();
-        let mut runner = match idle.map_or_else(|| place.module.runner(), Ok) {
-            Ok(runner) => runner,
-            Err(error) => {
+        let lent = match executable.lend(dispatch.device) {
+            Some(Ok(lent)) => lent,
+            Some(Err(error)) => {
                 error!(model = %executable.name, "no runner could be made: {error}");
                 return;
             }
+            None => return,
         };
-        runner.run(calls, done);
-        lock(&place.idle).push(runner);
+        lent.run(calls, Done { pending, in_flight: dispatch.in_flight, started: Instant::now() });
     }
 }

@@ -19,8 +19,9 @@ use tracing::{info, warn};
 use crate::{
     backend::{Backend, Device, LoadError},
     binding::Binding,
-    model::LiveVersion,
+    model::{LiveVersion, threads},
     pool::{Executable, Pool},
+    reaper::Reaper,
     scheduler::Placement,
     table::{Route, State, Table},
 };
@@ -31,6 +32,7 @@ pub struct Reconciler {
     backend: Arc<dyn Backend>,
     pool: Pool,
     table: Arc<Table>,
+    reaper: Reaper,
 }
 
 impl std::fmt::Debug for Reconciler {
@@ -41,8 +43,12 @@ impl std::fmt::Debug for Reconciler {
 
 impl Reconciler {
     /// For these repositories.
+    ///
+    /// # Panics
+    /// When the system gives no thread.
     pub fn new(roots: Vec<PathBuf>, backend: Arc<dyn Backend>, pool: Pool, table: Arc<Table>) -> Self {
-        Self { roots, backend, pool, table }
+        let reaper = Reaper::start(Arc::clone(&backend)).expect("a thread can be started");
+        Self { roots, backend, pool, table, reaper }
     }
 
     /// One pass: every model that is wanted is loaded or has a reason why not; then the table is
@@ -83,7 +89,7 @@ impl Reconciler {
                     info!(model = %model.name, %version, took_ms, "ready");
                     State::Ready(Arc::new(live))
                 }
-                Err(LoadError(reason)) => {
+                Err(LoadError { reason, .. }) => {
                     warn!(model = %model.name, %version, "not served: {reason}");
                     State::Unavailable(reason)
                 }
@@ -106,7 +112,9 @@ impl Reconciler {
         config: &Arc<ModelConfig>,
     ) -> Result<LiveVersion, LoadError> {
         catch_unwind(AssertUnwindSafe(|| self.open(version, file, config))).unwrap_or_else(|_| {
-            Err(LoadError("the backend panicked while loading it; this is a bug, see the log".to_owned()))
+            Err(LoadError::new(
+                "the backend panicked while loading it; this is a bug, see the log".to_owned(),
+            ))
         })
     }
 
@@ -126,9 +134,10 @@ impl Reconciler {
                 Ok((placement, module))
             })
             .collect::<Result<Vec<_>, LoadError>>()?;
-        let threads = config.threads.map(|threads| threads.get() as usize);
-        let executable = Executable::new(Arc::clone(&binding.model), threads, modules)?;
-        Ok(LiveVersion::new(version, Arc::clone(config), binding, executable, self.pool.clone()))
+        let name = Arc::clone(&binding.model);
+        let executable = Executable::new(name, version, threads(config), modules, &self.reaper)?;
+        let schema = Arc::new(opened.schema().clone());
+        Ok(LiveVersion::new(Arc::clone(config), schema, binding, executable, &self.pool))
     }
 }
 
@@ -202,7 +211,7 @@ fn place(config: &ModelConfig, pool: &Pool) -> Result<Vec<Placement>, LoadError>
 
 fn no_gpu(wanted: &str, devices: &[Device]) -> LoadError {
     let there: Vec<String> = devices.iter().map(Device::to_string).collect();
-    LoadError(format!(
+    LoadError::new(format!(
         "its instances ask for {wanted}, but this server found only {}; change `instances` or look at `sconce version`",
         there.join(", ")
     ))

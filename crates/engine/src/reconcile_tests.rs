@@ -28,6 +28,15 @@ impl Backend for Witness {
     fn enter_worker(&self, device: Device) -> Box<dyn WorkerContext> {
         self.fake.enter_worker(device)
     }
+    fn enter_loader(&self) {
+        self.fake.enter_loader();
+    }
+    fn precheck(&self, file: &std::path::Path) -> Result<(), LoadError> {
+        self.fake.precheck(file)
+    }
+    fn release_memory(&self, devices: &[Device]) {
+        self.fake.release_memory(devices);
+    }
     fn open(&self, file: PathBuf, config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
         let snapshot = self.table.snapshot();
         let version =
@@ -197,7 +206,7 @@ fn instances_choose_the_devices() {
     for (instances, wanted) in
         [("[{device: gpu, count: 1}]", "a GPU"), ("[{device: gpu, count: 1, gpus: [7]}]", "GPU 7")]
     {
-        let Err(LoadError(message)) = placed(0, &format!("instances: {instances}")) else {
+        let Err(LoadError { reason: message, .. }) = placed(0, &format!("instances: {instances}")) else {
             panic!("{instances}")
         };
         assert_sentence(&message, &[wanted, "found only cpu", "`instances`"]);

@@ -1,6 +1,9 @@
 //! Where answers go: one or many per request, the last one marked.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,6 +14,8 @@ use crate::{Error, Result, backend::RunError, scheduler::InFlight, value::Output
 pub enum Reply {
     /// Takes exactly one answer.
     One(oneshot::Sender<Result<Output>>),
+    /// Takes exactly one answer, and how long the run took.
+    Measured(oneshot::Sender<(Result<Output>, Duration)>),
     /// Takes any number, each with whether it is the last; bounded by the channel.
     Many(mpsc::Sender<(Result<Output>, bool)>),
 }
@@ -20,14 +25,16 @@ impl Reply {
     pub fn is_closed(&self) -> bool {
         match self {
             Self::One(sender) => sender.is_closed(),
+            Self::Measured(sender) => sender.is_closed(),
             Self::Many(sender) => sender.is_closed(),
         }
     }
 
-    /// Sends the only or last answer. One that nobody waits for is dropped.
-    pub fn finish(self, answer: Result<Output>) {
+    /// Sends the only or last answer, of a run that took so long. One that nobody waits for is dropped.
+    pub fn finish(self, answer: Result<Output>, took: Duration) {
         match self {
             Self::One(sender) => drop(sender.send(answer)),
+            Self::Measured(sender) => drop(sender.send((answer, took))),
             Self::Many(sender) => drop(sender.try_send((answer, true))),
         }
     }
@@ -48,6 +55,8 @@ pub(crate) struct Pending {
 pub struct Done {
     pub(crate) pending: Vec<Pending>,
     pub(crate) in_flight: InFlight,
+    /// When the batch began to run.
+    pub(crate) started: Instant,
 }
 
 impl Done {
@@ -55,12 +64,14 @@ impl Done {
     pub fn complete(self, results: impl IntoIterator<Item = std::result::Result<Output, RunError>>) {
         // Uncounted before the callers wake, so that none of them sees itself still in flight.
         drop(self.in_flight);
+        let took = self.started.elapsed();
         for (Pending { model, reply }, result) in self.pending.into_iter().zip(results) {
             let model = || model.to_string();
-            reply.finish(result.map_err(|error| match error {
+            let answer = result.map_err(|error| match error {
                 RunError::Model(message) => Error::Model { model: model(), message },
                 RunError::Output(message) => Error::Output { model: model(), message },
-            }));
+            });
+            reply.finish(answer, took);
         }
     }
 }

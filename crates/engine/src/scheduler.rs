@@ -7,7 +7,8 @@
 //! Requests wait in their model's one queue and are bound to a device as late as can be: when one
 //! arrives or a worker becomes free, it goes to an idle worker on the eligible device with the
 //! fewest requests in flight, ties rotating. Nothing waits behind a busy worker while another could
-//! take it. Models that compete for a freed worker are served in turn, by virtual time.
+//! take it. Models that compete for a freed worker are served in turn, by virtual time; background
+//! work gives way to all of them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -30,6 +31,21 @@ pub trait Work {
 /// for one of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelKey(u64);
+
+/// What a model's runs are to those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits for the answers.
+    Traffic,
+    /// Nobody does yet: it gives way to traffic.
+    Background,
+}
+
+/// As many runs of traffic may begin on a device while background work waits for it; then that gets one.
+///
+/// It must have a turn at some time: a version that is never warmed never serves, so a server at its
+/// limit could not be given the faster model that would help it. One run in nine is what that may cost.
+const BACKGROUND_WAITS: u32 = 8;
 
 /// Names a worker to the scheduler.
 pub type WorkerIndex = usize;
@@ -97,12 +113,15 @@ struct DeviceState {
     in_flight: Arc<AtomicUsize>,
     /// Idle workers, the one that was busy last on top: its caches are warm.
     idle: Vec<WorkerIndex>,
+    /// Runs of traffic that have begun while background work waited.
+    passed_over: u32,
 }
 
 #[derive(Debug)]
 struct ModelState<W> {
     queue: VecDeque<W>,
     limit: usize,
+    class: Class,
     placements: Vec<Placement>,
     /// Runs per placement.
     running: Vec<usize>,
@@ -133,7 +152,11 @@ impl<W: Work> Scheduler<W> {
     pub fn new(workers_per_device: &[usize]) -> Self {
         let devices = workers_per_device
             .iter()
-            .map(|_| DeviceState { in_flight: Arc::new(AtomicUsize::new(0)), idle: Vec::new() })
+            .map(|_| DeviceState {
+                in_flight: Arc::new(AtomicUsize::new(0)),
+                idle: Vec::new(),
+                passed_over: 0,
+            })
             .collect();
         let workers = workers_per_device
             .iter()
@@ -144,10 +167,11 @@ impl<W: Work> Scheduler<W> {
     }
 
     /// Takes a model in; at most `limit` of its requests wait.
-    pub fn add_model(&mut self, placements: Vec<Placement>, limit: usize) -> ModelKey {
+    pub fn add_model(&mut self, placements: Vec<Placement>, limit: usize, class: Class) -> ModelKey {
         let state = ModelState {
             queue: VecDeque::new(),
             limit,
+            class,
             running: vec![0; placements.len()],
             placements,
             virtual_time: self.now,
@@ -161,6 +185,31 @@ impl<W: Work> Scheduler<W> {
     /// Lets a model go; gives back what still waits. What runs is finished.
     pub fn remove_model(&mut self, model: ModelKey) -> Vec<W> {
         self.models.remove(&model).map(|state| state.queue.into()).unwrap_or_default()
+    }
+
+    /// Changes where a model may run and how many of its runs at once. What runs is finished, also where
+    /// there are more now than may be; what waits and may run now is given to idle workers.
+    pub fn set_placements(
+        &mut self,
+        model: ModelKey,
+        placements: &[Placement],
+        now: Instant,
+    ) -> Vec<Dispatch<W>> {
+        let Some(state) = self.models.get_mut(&model) else { return Vec::new() };
+        let mut placements = placements.to_vec();
+        let mut running = vec![0; placements.len()];
+        for (old, &count) in state.placements.iter().zip(&state.running).filter(|(_, count)| **count > 0) {
+            match placements.iter().position(|new| new.device == old.device) {
+                Some(index) => running[index] = count,
+                // Kept until its runs have ended, so that they count if the device is given back.
+                None => {
+                    placements.push(Placement { device: old.device, limit: 0 });
+                    running.push(count);
+                }
+            }
+        }
+        (state.placements, state.running) = (placements, running);
+        std::iter::from_fn(|| self.give_to_idle(model, now)).collect()
     }
 
     /// A request arrives. It runs at once if a worker that may run it is idle, else it waits.
@@ -184,21 +233,17 @@ impl<W: Work> Scheduler<W> {
             state.virtual_time = state.virtual_time.max(self.now);
         }
         state.queue.push_back(work);
-        let Some((placement, device)) = self.idle_place(model) else { return Ok(None) };
-        let Some(worker) = self.devices[device].idle.pop() else { return Ok(None) };
-        let dispatch = self.dispatch(model, placement, worker, now);
-        if dispatch.is_none() {
-            self.devices[device].idle.push(worker);
-        }
-        Ok(dispatch)
+        Ok(self.give_to_idle(model, now))
     }
 
     /// A worker has started, or has nothing more to do with what it last ran.
     pub fn worker_ready(&mut self, worker: WorkerIndex, now: Instant) -> Option<Dispatch<W>> {
         let device = self.workers[worker];
-        while let Some((model, placement)) = self.next_for(device) {
+        while let Some(Next { model, placement, passes_over }) = self.next_for(device) {
             // `None` when all that waited was dead: then the queue is empty, and the next model is asked.
             if let Some(dispatch) = self.dispatch(model, placement, worker, now) {
+                let passed_over = &mut self.devices[device].passed_over;
+                *passed_over = if passes_over { *passed_over + 1 } else { 0 };
                 return Some(dispatch);
             }
         }
@@ -246,6 +291,17 @@ impl<W: Work> Scheduler<W> {
         self.devices.iter().map(|device| device.idle.len()).sum()
     }
 
+    /// Binds the model's oldest request to an idle worker, if there is one that may run it.
+    fn give_to_idle(&mut self, model: ModelKey, now: Instant) -> Option<Dispatch<W>> {
+        let (placement, device) = self.idle_place(model)?;
+        let worker = self.devices[device].idle.pop()?;
+        let dispatch = self.dispatch(model, placement, worker, now);
+        if dispatch.is_none() {
+            self.devices[device].idle.push(worker);
+        }
+        dispatch
+    }
+
     /// The eligible device that has an idle worker and the fewest requests in flight.
     fn idle_place(&mut self, model: ModelKey) -> Option<(usize, usize)> {
         let state = self.models.get(&model)?;
@@ -269,20 +325,29 @@ impl<W: Work> Scheduler<W> {
         Some((index, device))
     }
 
-    /// The model that has had the least service of those which wait for this device.
-    fn next_for(&self, device: usize) -> Option<(ModelKey, usize)> {
-        let mut best: Option<(u64, ModelKey, usize)> = None;
+    /// The model that has had the least service of those which wait for this device: of traffic, unless
+    /// background work has given way to enough of it.
+    fn next_for(&self, device: usize) -> Option<Next> {
+        let mut traffic: Option<(u64, ModelKey, usize)> = None;
+        let mut background = None;
         for (&model, state) in self.models.iter().filter(|(_, state)| !state.queue.is_empty()) {
             let Some(index) = state.placements.iter().position(|placement| placement.device == device) else {
                 continue;
             };
+            let best = match state.class {
+                Class::Traffic => &mut traffic,
+                Class::Background => &mut background,
+            };
             if state.running[index] < state.placements[index].limit
                 && best.is_none_or(|(least, ..)| state.virtual_time < least)
             {
-                best = Some((state.virtual_time, model, index));
+                *best = Some((state.virtual_time, model, index));
             }
         }
-        best.map(|(_, model, index)| (model, index))
+        let turn = self.devices[device].passed_over >= BACKGROUND_WAITS;
+        let chosen = if turn { background.or(traffic) } else { traffic.or(background) };
+        let passes_over = chosen == traffic && background.is_some();
+        chosen.map(|(_, model, placement)| Next { model, placement, passes_over })
     }
 
     /// Binds the oldest request that is still wanted to the worker.
@@ -302,13 +367,24 @@ impl<W: Work> Scheduler<W> {
             self.dead.push(work);
         };
         state.running[placement] += 1;
-        self.now = self.now.max(state.virtual_time);
+        // Background work is served beside the others and is no measure of their turn.
+        if state.class == Class::Traffic {
+            self.now = self.now.max(state.virtual_time);
+        }
         state.virtual_time += 1;
         let device = self.workers[worker];
         let in_flight = InFlight::new(&self.devices[device].in_flight);
         let concurrency = self.devices[device].in_flight.load(Ordering::Relaxed);
         Some(Dispatch { worker, device, model, batch: vec![work], in_flight, concurrency })
     }
+}
+
+/// Whose turn it is on a device.
+struct Next {
+    model: ModelKey,
+    placement: usize,
+    /// Background work that waits for the device gives way to it.
+    passes_over: bool,
 }
 
 /// Moves the dead out of a queue; the others keep their order.

@@ -43,7 +43,7 @@ fn ready(workers: &[usize]) -> Scheduler<Job> {
 fn goes_to_the_device_with_the_fewest_in_flight_and_ties_rotate() {
     let now = Instant::now();
     let mut scheduler = ready(&[2, 2, 2]);
-    let model = scheduler.add_model(on(&[(0, 2), (1, 2), (2, 2)]), 10);
+    let model = scheduler.add_model(on(&[(0, 2), (1, 2), (2, 2)]), 10, Class::Traffic);
     let mut held = Vec::new();
     for id in 0..6 {
         held.push(scheduler.arrive(model, job(id), now).unwrap().unwrap());
@@ -61,7 +61,7 @@ fn goes_to_the_device_with_the_fewest_in_flight_and_ties_rotate() {
 fn a_full_queue_is_an_answer_and_the_dead_make_room() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 2);
+    let model = scheduler.add_model(on(&[(0, 1)]), 2, Class::Traffic);
     let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     let leaving = job(1);
     assert!(scheduler.arrive(model, leaving.clone(), now).unwrap().is_none());
@@ -80,7 +80,7 @@ fn a_full_queue_is_an_answer_and_the_dead_make_room() {
 fn a_limit_holds_even_while_workers_are_idle() {
     let now = Instant::now();
     let mut scheduler = ready(&[4]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10);
+    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
     let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
     assert_eq!((scheduler.queued(model), scheduler.running(model)), (1, 1));
@@ -91,8 +91,8 @@ fn a_limit_holds_even_while_workers_are_idle() {
 fn beside_a_saturating_model_another_waits_for_one_run() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let greedy = scheduler.add_model(on(&[(0, 1)]), 1000);
-    let modest = scheduler.add_model(on(&[(0, 1)]), 1000);
+    let greedy = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
+    let modest = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
     let mut running = scheduler.arrive(greedy, job(0), now).unwrap().unwrap();
     for id in 1..500 {
         assert!(scheduler.arrive(greedy, job(id), now).unwrap().is_none());
@@ -109,7 +109,7 @@ fn beside_a_saturating_model_another_waits_for_one_run() {
 fn a_removed_model_gives_back_what_waits_and_refuses_what_comes() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10);
+    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
     let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
     let left: Vec<_> = scheduler.remove_model(model).iter().map(|job| job.id).collect();
@@ -122,10 +122,10 @@ fn a_removed_model_gives_back_what_waits_and_refuses_what_comes() {
 fn a_run_that_outlives_its_model_does_not_count_for_the_next_one() {
     let now = Instant::now();
     let mut scheduler = ready(&[2]);
-    let old = scheduler.add_model(on(&[(0, 1)]), 10);
+    let old = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
     let outliving = scheduler.arrive(old, job(0), now).unwrap().unwrap();
     assert!(scheduler.remove_model(old).is_empty());
-    let new = scheduler.add_model(on(&[(0, 1)]), 10);
+    let new = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
     assert_ne!(old, new);
     let running = scheduler.arrive(new, job(1), now).unwrap().unwrap();
     assert!(scheduler.arrive(new, job(2), now).unwrap().is_none());
@@ -146,7 +146,7 @@ proptest! {
         let mut scheduler = ready(&workers);
         let models: Vec<_> = limits.iter().map(|limits| {
             let places: Vec<_> = limits.iter().take(workers.len()).copied().enumerate().filter(|&(_, limit)| limit > 0).collect();
-            (scheduler.add_model(on(&places), 5), places)
+            (scheduler.add_model(on(&places), 5, Class::Traffic), places)
         }).collect();
         let (mut accepted, mut ran, mut busy) = (0usize, 0usize, Vec::<Dispatch<Job>>::new());
         for (id, (arrives, pick)) in steps.into_iter().enumerate() {

@@ -2,9 +2,11 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+#include <malloc.h>
 #include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -86,6 +88,13 @@ void sc_init() {
   }
 }
 
+int sc_release_memory(bool cuda, char** error) {
+  // Large tensors have mappings of their own, which freeing ends; the rest is in the heap's free lists.
+  malloc_trim(0);
+  if (!cuda) return 0;
+  return sc_try(error, [] { at::getDeviceAllocator(at::kCUDA)->emptyCache(); });
+}
+
 void sc_exit(int code) { std::_Exit(code); }
 
 int sc_enter_device(int32_t cuda_index, char** error) {
@@ -101,7 +110,11 @@ int sc_enter_device(int32_t cuda_index, char** error) {
   });
 }
 
-void sc_set_threads(int32_t threads) { at::set_num_threads(threads); }
+void sc_set_threads(int32_t threads) {
+  // A thread's first parallel operator would otherwise undo it.
+  at::get_num_threads();
+  at::set_num_threads(threads);
+}
 
 int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module** module, char** error) {
   return sc_try(error, [&] {

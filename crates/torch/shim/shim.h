@@ -39,6 +39,9 @@ void sc_init();
 // Without running destructors: other threads may be inside libtorch.
 [[noreturn]] void sc_exit(int code);
 
+// Gives memory that has been freed back to the system: the heap's, and what the GPUs' allocator keeps.
+int sc_release_memory(bool cuda, char** error);
+
 // Per thread.
 int sc_enter_device(int32_t cuda_index, char** error); // -1: the CPU
 void sc_set_threads(int32_t threads);

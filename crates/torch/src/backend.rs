@@ -1,6 +1,10 @@
 //! libtorch as a backend: files opened, modules on devices, runners for workers.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use sconce_engine::{
@@ -62,7 +66,7 @@ impl Torch {
         for path in &config.op_libraries {
             if !open.contains(path) {
                 ffi::open_library(path).map_err(|why| {
-                    LoadError(format!("its operator library {} cannot be opened: {why}", path.display()))
+                    LoadError::new(format!("its operator library {} cannot be opened: {why}", path.display()))
                 })?;
                 open.insert(path.clone());
             }
@@ -93,26 +97,51 @@ impl Backend for Torch {
         Box::new(Context { threads: 0 })
     }
 
+    fn enter_loader(&self) {
+        ffi::set_threads(1);
+    }
+
+    fn precheck(&self, file: &Path) -> Result<(), LoadError> {
+        archive::check(file).map_err(|error| unfit(&error))
+    }
+
+    fn release_memory(&self, devices: &[Device]) {
+        let gpu = devices.iter().any(|device| matches!(device, Device::Gpu(_)));
+        if let Err(why) = ffi::release_memory(gpu) {
+            warn!("memory that is not used any more could not be given back: {}", first_line(&why));
+        }
+    }
+
     fn open(&self, file: PathBuf, config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
-        archive::check(&file).map_err(|error| LoadError(error.to_string()))?;
+        verify(&file)?;
         self.open_libraries(config)?;
         let device = if self.gpus > 0 { Device::Gpu(0) } else { Device::Cpu };
         let settings = Settings::from(config);
         let module = load(&file, device, settings)?;
         let schema = module.schema().map_err(|text| failed(&file, &text))?;
-        let schema = schema::parse(&schema)
-            .map_err(|error| LoadError(format!("the schema of its forward is not understood: {error}")))?;
+        let schema = schema::parse(&schema).map_err(|error| {
+            LoadError::new(format!("the schema of its forward is not understood: {error}"))
+        })?;
         let first = Mutex::new(Some((device, module)));
         Ok(Box::new(OpenFile { file, schema, settings, first }))
     }
 }
 
-fn failed(file: &std::path::Path, text: &str) -> LoadError {
-    debug!(file = %file.display(), "libtorch said: {text}");
-    LoadError(format!("libtorch cannot load {}: {}", file.display(), first_line(text)))
+/// Whether the file is complete and undamaged: the one place that decides what libtorch is given.
+fn verify(file: &Path) -> Result<(), LoadError> {
+    archive::check(file).map_err(|error| unfit(&error))
 }
 
-fn load(file: &std::path::Path, device: Device, settings: Settings) -> Result<ffi::Module, LoadError> {
+fn unfit(error: &archive::ArchiveError) -> LoadError {
+    LoadError { reason: error.to_string(), waiting: error.may_be_growing() }
+}
+
+fn failed(file: &Path, text: &str) -> LoadError {
+    debug!(file = %file.display(), "libtorch said: {text}");
+    LoadError::new(format!("libtorch cannot load {}: {}", file.display(), first_line(text)))
+}
+
+fn load(file: &Path, device: Device, settings: Settings) -> Result<ffi::Module, LoadError> {
     ffi::Module::load(file, cuda_index(device), settings.inference).map_err(|text| failed(file, &text))
 }
 
@@ -193,7 +222,7 @@ impl OpenFile {
         let module = match module.freeze(self.settings.optimize) {
             Ok(frozen) => frozen,
             Err(text) if self.settings.optimize => {
-                return Err(LoadError(format!(
+                return Err(LoadError::new(format!(
                     "`optimize: true` is not possible for {}: {}; leave it out",
                     self.file.display(),
                     first_line(&text)
@@ -214,7 +243,7 @@ impl OpenFile {
 }
 
 fn changes_itself(what: &str) -> LoadError {
-    LoadError(format!(
+    LoadError::new(format!(
         "forward changes the module's own attributes (`{what}`), so that answers would depend on earlier requests; \
          return the state instead, or set `stateful: true` in config.yaml to give each instance its own copy"
     ))
@@ -230,7 +259,7 @@ struct TorchModule {
 impl Module for TorchModule {
     fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
         let module = if self.settings.stateful {
-            Arc::new(self.module.copy().map_err(|text| LoadError(first_line(&text)))?)
+            Arc::new(self.module.copy().map_err(|text| LoadError::new(first_line(&text)))?)
         } else {
             Arc::clone(&self.module)
         };

@@ -45,6 +45,7 @@ unsafe extern "C" {
     fn sc_exit(code: i32) -> !;
     fn sc_enter_device(cuda_index: i32, error: ErrorOut) -> i32;
     fn sc_set_threads(threads: i32);
+    fn sc_release_memory(cuda: bool, error: ErrorOut) -> i32;
     fn sc_load(path: *const c_char, cuda: i32, inference: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
     fn sc_freeze(module: *const RawModule, optimize: bool, frozen: *mut *mut RawModule, error: ErrorOut) -> i32;
     fn sc_schema(module: *const RawModule, schema: *mut *mut c_char, error: ErrorOut) -> i32;
@@ -150,6 +151,12 @@ pub(crate) fn enter_device(cuda_index: i32) -> Result<(), String> {
 pub(crate) fn set_threads(threads: usize) {
     // SAFETY: no preconditions.
     unsafe { sc_set_threads(i32::try_from(threads).unwrap_or(i32::MAX)) }
+}
+
+/// Gives memory that has been freed back to the system; what the GPUs' allocator keeps too, if asked.
+pub(crate) fn release_memory(cuda: bool) -> Result<(), String> {
+    // SAFETY: no pointers but the error's.
+    check(|error| unsafe { sc_release_memory(cuda, error) })
 }
 
 /// A module on a device.

@@ -1,0 +1,1 @@
+//! The reaper on the fake backend.

@@ -1,0 +1,197 @@
+//! The first runs of a version, before its first request: TorchScript compiles during them, and a
+//! version that cannot run at all is found out.
+//!
+//! They are made on the device's own workers, because what is compiled and cached there is what serves,
+//! and they give way to traffic.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::{
+    Error, Result,
+    backend::{Device, LoadError},
+    check,
+    examples::Example,
+    model::LiveVersion,
+    outputs,
+    pool::{Executable, Job, Pool, Registration},
+    reply::Reply,
+    scheduler::Class,
+    value::Output,
+    warm_inputs::{Trial, trials},
+};
+
+/// An input is run until so many runs in a row are alike ...
+const ALIKE: usize = 3;
+/// ... within this part of the shortest ...
+const TOLERANCE: f64 = 0.1;
+/// ... or until there have been so many ...
+const MOST_RUNS: usize = 20;
+/// ... or it has taken so long.
+const LONGEST: Duration = Duration::from_secs(10);
+/// How soon it is seen that nobody wants the version any more.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What came of one input on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warmed {
+    /// The device.
+    pub device: Device,
+    /// The input.
+    pub input: String,
+    /// How many runs there were.
+    pub runs: usize,
+    /// How long the first run took.
+    pub first: Duration,
+    /// How long the last run took.
+    pub settled: Duration,
+}
+
+/// Warms a version up on each of its devices, one run at a time: with the samples of its configuration;
+/// or with an input made from it; or, where that does not tell every shape, with `examples` that the
+/// version before it has served. Blocks until that is done or `stop` is set, which is no error.
+///
+/// # Errors
+/// When the version fails on an input that it ought to answer: a sample, or an input made of tensors
+/// whose shapes the configuration states. One sentence.
+pub fn warm(
+    pool: &Pool,
+    live: &LiveVersion,
+    examples: &[Example],
+    stop: &AtomicBool,
+) -> std::result::Result<Vec<Warmed>, LoadError> {
+    let trials = trials(live, examples)?;
+    let mut warmed = Vec::new();
+    if trials.is_empty() {
+        return Ok(warmed);
+    }
+    for index in live.executable().devices() {
+        let device = pool.devices()[index];
+        let executable = Arc::new(live.executable().for_warming(index)?);
+        let registration = pool.register(&executable, 1, Class::Background);
+        let oven = Oven { live, executable, registration, device, stop };
+        for trial in &trials {
+            match oven.settle(trial) {
+                Ok(Some(done)) => {
+                    debug!(model = %live.model, version = %live.version, "warmed: {done:?}");
+                    warmed.push(done);
+                }
+                Ok(None) => return Ok(warmed),
+                Err(error) => oven.judge(trial, &error)?,
+            }
+        }
+    }
+    Ok(warmed)
+}
+
+/// A version on one device.
+struct Oven<'a> {
+    live: &'a LiveVersion,
+    executable: Arc<Executable>,
+    registration: Registration,
+    device: Device,
+    stop: &'a AtomicBool,
+}
+
+impl Oven<'_> {
+    /// Runs one input until its runs are alike; `None` when told to stop.
+    fn settle(&self, trial: &Trial) -> Result<Option<Warmed>> {
+        let begun = Instant::now();
+        let mut took: Vec<Duration> = Vec::new();
+        loop {
+            let Some(run) = self.run(trial)? else { return Ok(None) };
+            took.push(run);
+            let enough = alike(&took) || took.len() >= MOST_RUNS || begun.elapsed() >= LONGEST;
+            if enough && took.len() >= trial.at_least as usize {
+                let (device, input, runs) = (self.device, trial.name.clone(), took.len());
+                return Ok(Some(Warmed { device, input, runs, first: took[0], settled: run }));
+            }
+        }
+    }
+
+    /// One run, checked as a request is; how long it took on its worker.
+    fn run(&self, trial: &Trial) -> Result<Option<Duration>> {
+        let checked = check::call(&self.live.binding, trial.inputs.clone())?;
+        let (sender, answer) = oneshot::channel();
+        let job = Job {
+            executable: Arc::clone(&self.executable),
+            call: checked.call,
+            reply: Reply::Measured(sender),
+            deadline: None,
+        };
+        let lost = || Error::WorkerLost { model: self.live.model.to_string() };
+        self.registration.submit(job).map_err(|_| lost())?;
+        let Some(answer) = wait(answer, self.stop) else { return Ok(None) };
+        let (output, took): (Result<Output>, Duration) = answer.map_err(|_| lost())?;
+        outputs::name(&self.live.binding, output?, &[], checked.batch)?;
+        Ok(Some(took))
+    }
+
+    /// Whether the version may serve although it failed.
+    fn judge(&self, trial: &Trial, error: &Error) -> std::result::Result<(), LoadError> {
+        let (name, device) = (&trial.name, self.device);
+        let message = match error {
+            Error::Model { message, .. } => message.clone(),
+            Error::Output { message, .. } => {
+                format!("it returned something that cannot be served: {message}")
+            }
+            other => other.to_string(),
+        };
+        match trial.advice {
+            Some(advice) => Err(LoadError::new(format!(
+                "it failed while warming up on {device}, {name}: {message}; {advice}"
+            ))),
+            None => {
+                debug!(model = %self.live.model, %device, "not warmed with {name}: {message}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether the last runs took about the same time.
+fn alike(took: &[Duration]) -> bool {
+    let Some(last) = took.len().checked_sub(ALIKE).map(|from| &took[from..]) else { return false };
+    match (last.iter().min(), last.iter().max()) {
+        (Some(least), Some(most)) => most.as_secs_f64() <= least.as_secs_f64() * (1.0 + TOLERANCE),
+        _ => false,
+    }
+}
+
+/// Waits for an answer on a thread of no runtime; `None` when told to stop.
+fn wait<T>(
+    mut answer: oneshot::Receiver<T>,
+    stop: &AtomicBool,
+) -> Option<std::result::Result<T, oneshot::error::RecvError>> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        if let Poll::Ready(answer) = Future::poll(std::pin::Pin::new(&mut answer), &mut context) {
+            return Some(answer);
+        }
+        thread::park_timeout(LOOK);
+    }
+}
+
+#[cfg(test)]
+#[path = "warm_tests.rs"]
+mod tests;

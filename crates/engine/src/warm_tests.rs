@@ -1,0 +1,1 @@
+//! Warming on the fake backend.
