@@ -23,6 +23,7 @@
 //!   `manifest.yaml` (`manifest`), exactly those that it lists.
 //! - [`Scanner`] (`scan`): looks at everything and returns a [`Snapshot`]; a bad model never hides a
 //!   good one.
+//! - [`Watcher`] (`watch`): says when to look again.
 //!
 //! This crate knows nothing of what is done with its answers: it must not know an
 //! asynchronous runtime (tokio), the wire (tonic, the generated protocol types) or libtorch.
@@ -37,6 +38,7 @@ mod scan;
 mod stamp;
 mod verify;
 mod version;
+mod watch;
 
 pub use config::{
     Availability, ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place,
@@ -48,3 +50,4 @@ pub use scan::{ModelOnDisk, Problem, Scanner, Snapshot, scan};
 pub use stamp::Stamp;
 pub use verify::{FileOnDisk, Unverified, VersionOnDisk, verify};
 pub use version::{Version, VersionPolicy};
+pub use watch::{Watcher, needs_polling};
