@@ -41,8 +41,8 @@ mod version;
 mod watch;
 
 pub use config::{
-    Availability, ConfigError, ConfigSource, InstanceGroup, InstanceKind, Labels, ModelConfig, Place,
-    TensorConfig, Warmup, WarmupData, WarmupInput, WarmupSample, config_schema,
+    Availability, ConfigError, ConfigSource, Difference, InstanceGroup, InstanceKind, Labels, ModelConfig,
+    Place, TensorConfig, Warmup, WarmupData, WarmupInput, WarmupSample, config_schema,
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;

@@ -12,7 +12,7 @@ use sconce_proto::inference::{
     model_infer_response::InferOutputTensor, model_metadata_response::TensorMetadata,
     repository_index_response::ModelIndex,
 };
-use sconce_repository::{ConfigSource, InstanceKind, TensorConfig, VersionPolicy};
+use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
 
 /// What Triton calls TorchScript.
 const PLATFORM: &str = "pytorch_libtorch";
@@ -97,10 +97,8 @@ pub(crate) fn repository_index(snapshot: &Snapshot, only_ready: bool) -> Reposit
 pub(crate) fn model_config(live: &LiveVersion) -> pb::ModelConfig {
     let config = &*live.config;
     // What a config.pbtxt says beyond what we interpret is shown as it stands there.
-    let mut shown = match &config.source {
-        ConfigSource::Pbtxt { message, .. } => prost::Message::decode(&**message).unwrap_or_default(),
-        ConfigSource::Yaml(_) | ConfigSource::Default => pb::ModelConfig::default(),
-    };
+    let message = config.source.message().unwrap_or_default();
+    let mut shown: pb::ModelConfig = prost::Message::decode(message).unwrap_or_default();
     shown.name.clone_from(&config.name);
     shown.platform = PLATFORM.to_owned();
     shown.backend = "pytorch".to_owned();

@@ -187,3 +187,7 @@ fn dims(
         _ => Ok(dims),
     }
 }
+
+#[cfg(test)]
+#[path = "check_warmup_tests.rs"]
+mod tests;

@@ -26,6 +26,14 @@ pub enum ConfigError {
         /// What is wrong, what is expected, and what to write instead.
         message: String,
     },
+    /// A configuration that came with a request to load the model, and something in it is wrong.
+    #[error("the parameter `config`{place}: {message}")]
+    Override {
+        /// Where in the text.
+        place: Place,
+        /// What is wrong, what is expected, and what to write instead.
+        message: String,
+    },
     /// There are two configurations.
     #[error(
         "{} holds both config.yaml and config.pbtxt, and only one can be right: delete \

@@ -10,7 +10,7 @@ use super::{Labels, error::Fault};
 use crate::escape::{one_line, shown};
 
 /// A configuration is written by hand; what is larger than this is some other file.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Room for a million classes with long names.
 const MAX_LABELS_BYTES: u64 = 64 << 20;

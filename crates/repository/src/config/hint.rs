@@ -34,6 +34,12 @@ pub(super) const YAML_RENAMED: &[(&str, &str)] = &[
     ("op_library_filename", "op_libraries"),
     ("optimization", "optimize"),
     ("backend", "platform"),
+    ("model_warmup", "warmup"),
+    ("warm_up", "warmup"),
+    ("warmups", "warmup"),
+    ("AVAILABILITY", "availability"),
+    ("input_data_file", "file"),
+    ("path", "file"),
 ];
 
 /// Triton's fields that have no counterpart, and what to do.
@@ -43,7 +49,6 @@ pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
     ("max_queue_delay_microseconds", "is not a field yet: leave it out, a free worker takes what is waiting"),
     ("sequence_batching", "is not a field yet: sequences are not served"),
     ("ensemble_scheduling", "is not a field yet: ensembles are not served"),
-    ("model_warmup", "is not a field yet: leave it out, versions are not warmed up"),
     (
         "parameters",
         "is not a field: write `threads`, `inference_mode` or `optimized_execution` at the top level",
@@ -51,6 +56,10 @@ pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
     ("response_cache", "is not a field yet: answers are not cached"),
     ("rate_limiter", "is not a field: `instances` says how many runs at once"),
     ("metric_tags", "is not a field yet: leave it out"),
+    ("zero_data", "is Triton's name: write `data: zero`"),
+    ("random_data", "is Triton's name: write `data: random`"),
+    ("input_data_file", "is Triton's name: write `data: {file: x.bin}`"),
+    ("rolling_update", "is not a field: write `availability: keep`, which is the default, or `replace`"),
     ("format", "is not a field: leave it out, `shape` says all"),
     ("allow_ragged_batch", "is not a field yet: ragged batches are not served"),
     ("DISABLE_OPTIMIZED_EXECUTION", "is Triton's name: write `optimized_execution: false`"),
@@ -68,6 +77,9 @@ pub(super) const YAML_ELSEWHERE: &[(&str, &str)] = &[
     ("gpus", "an entry of `instances`"),
     ("latest", "`versions`"),
     ("specific", "`versions`"),
+    ("data", "a tensor of a sample in `warmup`"),
+    ("file", "`data` of a tensor in `warmup`"),
+    ("samples", "`warmup` itself, which is a list of samples"),
 ];
 
 /// Our fields, and common slips, with Triton's name for them.
@@ -84,6 +96,9 @@ pub(super) const TRITON_RENAMED: &[(&str, &str)] = &[
     ("default_model_name", "default_model_filename"),
     ("labels", "label_filename"),
     ("max_batch", "max_batch_size"),
+    ("warmup", "model_warmup"),
+    ("availability", "parameters"),
+    ("file", "input_data_file"),
 ];
 
 /// Says what an unknown field most likely means, given the names that are known in its place.

@@ -5,10 +5,12 @@
 //! - `check`: the one way from `raw` to [`ModelConfig`], with `check_warmup`, `shape` and `files` for its
 //!   details.
 //! - `warmup`: what a version is run with before it serves.
+//! - `difference`: what a change of it asks for.
 //! - `error` and `hint`: what was wrong, and what was meant.
 
 mod check;
 mod check_warmup;
+mod difference;
 mod error;
 mod files;
 mod hint;
@@ -30,6 +32,7 @@ use serde::Deserialize;
 
 use crate::{DataType, VersionPolicy};
 
+pub use difference::Difference;
 use error::Fault;
 pub use error::{ConfigError, Place};
 pub(crate) use files::read as read_text;
@@ -91,9 +94,25 @@ pub enum ConfigSource {
         /// This `config.pbtxt`.
         path: PathBuf,
         /// The file as a serialized `inference.ModelConfig` with its `name` filled in, so that the
-        /// ModelConfig RPC can show fields that are not interpreted here.
+        /// ModelConfig RPC can show fields that are not interpreted here; equal files have equal bytes.
         message: Vec<u8>,
     },
+    /// Triton's format, in a request to load the model.
+    Override {
+        /// As that of [`ConfigSource::Pbtxt`].
+        message: Vec<u8>,
+    },
+}
+
+impl ConfigSource {
+    /// The configuration as a serialized `inference.ModelConfig` with its `name` filled in, where it
+    /// was written in Triton's format.
+    pub fn message(&self) -> Option<&[u8]> {
+        match self {
+            Self::Pbtxt { message, .. } | Self::Override { message } => Some(message),
+            Self::Default | Self::Yaml(_) => None,
+        }
+    }
 }
 
 /// What is done first when a version takes the place of another.
@@ -160,6 +179,25 @@ pub enum InstanceKind {
 /// The JSON Schema of `config.yaml`, for editors and for the documentation.
 pub fn config_schema() -> serde_json::Value {
     schemars::schema_for!(RawConfig).into()
+}
+
+impl ModelConfig {
+    /// Reads the configuration that came with a request to load the model `name`, whose directory is
+    /// `dir`, instead of the one on disk: Triton's `ModelConfig` in protobuf's JSON. It is checked as
+    /// `config.pbtxt` is, and must not name libraries with operators.
+    ///
+    /// # Errors
+    ///
+    /// One sentence about the first thing that is wrong.
+    pub fn from_json(json: &str, dir: &Path, name: &str) -> Result<Self, ConfigError> {
+        if json.len() as u64 > files::MAX_CONFIG_BYTES {
+            let message = format!("it is larger than {} bytes", files::MAX_CONFIG_BYTES);
+            return Err(ConfigError::Override { place: Place::default(), message });
+        }
+        let (config, message) = pbtxt::load_json(json, dir, name)
+            .map_err(|fault| ConfigError::Override { place: fault.place, message: fault.message })?;
+        Ok(Self { source: ConfigSource::Override { message }, ..config })
+    }
 }
 
 /// Whether a model's directory holds a configuration under any name that [`load`] looks at.

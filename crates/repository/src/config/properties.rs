@@ -71,8 +71,65 @@ fn any_group() -> impl Strategy<Value = InstanceGroup> {
     })
 }
 
+/// How samples differ: the size of the batch, if there is one, the count, and what each input is.
+type Seed = (String, u32, u32, Vec<u8>);
+
+fn any_seed() -> impl Strategy<Value = Seed> {
+    (any_name(), 1_u32..=2, 1_u32..=10_000, vec(any::<u8>(), 3))
+}
+
+/// A sample that fits the model; the paths of its files are relative, see [`placed`].
+fn sample((name, batch_size, count, seeds): Seed, config: &ModelConfig) -> WarmupSample {
+    let input = |(input, seed): (&TensorConfig, u8)| {
+        let free = i64::from(seed % 3);
+        let dims = input.dims.iter().map(|dim| if *dim == -1 { free } else { *dim }).collect();
+        let data = match seed / 3 % 3 {
+            0 => WarmupData::Zero,
+            1 => WarmupData::Random,
+            _ => WarmupData::File(format!("{seed} of {}.bin", input.data_type).into()),
+        };
+        (input.name.clone(), WarmupInput { data_type: input.data_type, dims, data })
+    };
+    let left_out = |(input, seed): &(&TensorConfig, u8)| input.optional && seed % 2 == 0;
+    let inputs = config.inputs.iter().zip(seeds).filter(|input| !left_out(input)).map(input).collect();
+    let batch_size = batch_size.min(config.max_batch_size);
+    WarmupSample { name, batch_size, count: NonZeroU32::new(count).unwrap(), inputs }
+}
+
+/// The configuration with its files for warming up in this directory, each with one row.
+fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
+    let Warmup::Samples(samples) = &mut config.warmup else { return config };
+    let place = dir.path().join("warmup");
+    fs::create_dir_all(&place).unwrap();
+    for (index, input) in samples.iter_mut().flat_map(|sample| sample.inputs.values_mut()).enumerate() {
+        let elements: i64 = input.dims.iter().product();
+        let size = elements * i64::try_from(input.data_type.size().unwrap_or(4)).unwrap();
+        if let WarmupData::File(path) = &mut input.data {
+            *path = place.join(format!("{index} {}", path.display()));
+            fs::File::create(path).unwrap().set_len(size.try_into().unwrap()).unwrap();
+        }
+    }
+    config
+}
+
 /// Any configuration that both formats can express.
 fn any_config() -> impl Strategy<Value = ModelConfig> {
+    let words = sample::select(vec![Availability::Keep, Availability::Replace]);
+    (any_model(), words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
+        |(config, availability, seeds, off)| {
+            let samples: Vec<_> = seeds.into_iter().map(|seed| sample(seed, &config)).collect();
+            let warmup = match (samples.is_empty(), off) {
+                (false, _) => Warmup::Samples(samples),
+                (true, true) => Warmup::Off,
+                (true, false) => Warmup::Auto,
+            };
+            ModelConfig { availability, warmup, ..config }
+        },
+    )
+}
+
+/// The part that has nothing to do with change.
+fn any_model() -> impl Strategy<Value = ModelConfig> {
     let placement = (any_policy(), vec(any_group(), 0..3), option::of(1_u32..=1024));
     let modes = (any::<bool>(), any::<bool>());
     let model_file = "[a-z \"']{1,8}\\.pt";
@@ -133,7 +190,30 @@ fn to_yaml(config: &ModelConfig) -> String {
         };
         serde_json::json!({ "device": device, "count": group.count, "gpus": group.gpus })
     };
+    let input = |input: &WarmupInput| {
+        let data = match &input.data {
+            WarmupData::Zero => serde_json::json!("zero"),
+            WarmupData::Random => serde_json::json!("random"),
+            WarmupData::File(path) => serde_json::json!({ "file": path.file_name().unwrap().to_str() }),
+        };
+        serde_json::json!({ "dtype": input.data_type.name(), "shape": input.dims, "data": data })
+    };
+    let sample = |sample: &WarmupSample| {
+        let inputs: serde_json::Map<_, _> =
+            sample.inputs.iter().map(|(name, value)| (name.clone(), input(value))).collect();
+        let batch_size = (sample.batch_size > 0).then_some(sample.batch_size);
+        serde_json::json!({
+            "name": sample.name, "batch_size": batch_size, "count": sample.count, "inputs": inputs
+        })
+    };
+    let warmup = match &config.warmup {
+        Warmup::Auto => serde_json::json!("auto"),
+        Warmup::Off => serde_json::json!("off"),
+        Warmup::Samples(samples) => samples.iter().map(sample).collect(),
+    };
     let fields = serde_json::json!({
+        "availability": format!("{:?}", config.availability).to_lowercase(),
+        "warmup": warmup,
         "name": config.name,
         "max_batch_size": config.max_batch_size,
         "inputs": config.inputs.iter().map(|input| tensor(input, true)).collect::<Vec<_>>(),
@@ -199,8 +279,34 @@ fn to_pbtxt(config: &ModelConfig) -> String {
     }
     parameter("INFERENCE_MODE", config.inference_mode.to_string());
     parameter("DISABLE_OPTIMIZED_EXECUTION", (!config.optimized_execution).to_string());
+    parameter("AVAILABILITY", format!("{:?}", config.availability));
+    if config.warmup == Warmup::Off {
+        parameter("WARMUP", "off".to_owned());
+    }
+    if let Warmup::Samples(samples) = &config.warmup {
+        samples.iter().for_each(|sample| sample_to_pbtxt(sample, &mut text));
+    }
     text.push_str("model_operations { op_library_filename: \"/opt/ops.so\" }\n");
     text
+}
+
+fn sample_to_pbtxt(sample: &WarmupSample, text: &mut String) {
+    let (name, batch_size) = (quoted(&sample.name), sample.batch_size.max(1));
+    write!(text, "model_warmup {{ name: {name} batch_size: {batch_size} count: {}", sample.count).unwrap();
+    for (name, input) in &sample.inputs {
+        let data_type = if input.data_type == DataType::Bytes { "STRING" } else { input.data_type.name() };
+        let data = match &input.data {
+            WarmupData::Zero => "zero_data: true".to_owned(),
+            WarmupData::Random => "random_data: true".to_owned(),
+            WarmupData::File(path) => {
+                format!("input_data_file: {}", quoted(path.file_name().unwrap().to_str().unwrap()))
+            }
+        };
+        let (name, dims) = (quoted(name), &input.dims);
+        let value = format!("data_type: TYPE_{data_type} dims: {dims:?} {data}");
+        write!(text, " inputs {{ key: {name} value {{ {value} }} }}").unwrap();
+    }
+    text.push_str(" }\n");
 }
 
 fn model_dir() -> TempDir {
@@ -227,6 +333,12 @@ fn any_pieces() -> impl Strategy<Value = String> {
         "key",
         "value",
         "string_value",
+        "warmup",
+        "data",
+        "model_warmup",
+        "availability",
+        "{\"input\":",
+        "\"dims\":",
         "optimization",
         "cuda",
         "graph_spec",
@@ -277,9 +389,11 @@ fn any_pieces() -> impl Strategy<Value = String> {
 fn answers(dir: &TempDir, text: &str) {
     let results =
         [from_yaml(text, dir.path(), "m"), pbtxt::load(text, dir.path(), "m").map(|(config, _)| config)];
-    for fault in results.into_iter().filter_map(Result::err) {
-        let text = fault.in_file(Path::new("config")).to_string();
-        assert!(!text.chars().any(char::is_control), "{text:?}");
+    let in_files =
+        results.into_iter().filter_map(Result::err).map(|fault| fault.in_file(Path::new("config")));
+    for error in in_files.chain(ModelConfig::from_json(text, dir.path(), "m").err()) {
+        let text = error.to_string();
+        assert!(!text.chars().any(char::is_control) && text.len() < 4000, "{text:?}");
     }
 }
 
@@ -287,11 +401,26 @@ proptest! {
     #[test]
     fn both_formats_say_what_was_meant(config in any_config()) {
         let dir = model_dir();
+        let config = placed(config, &dir);
         let (yaml, pbtxt) = (to_yaml(&config), to_pbtxt(&config));
         let from_yaml = from_yaml(&yaml, dir.path(), "m");
         prop_assert_eq!(from_yaml.map_err(|fault| fault.message), Ok(config.clone()), "{}", yaml);
         let from_pbtxt = pbtxt::load(&pbtxt, dir.path(), "m").map(|(config, _)| config);
         prop_assert_eq!(from_pbtxt.map_err(|fault| fault.message), Ok(config), "{}", pbtxt);
+    }
+
+    #[test]
+    fn json_says_what_the_file_said(config in any_config()) {
+        let dir = model_dir();
+        // A request names no libraries.
+        let config = ModelConfig { op_libraries: Vec::new(), ..placed(config, &dir) };
+        let text = to_pbtxt(&config).replace("model_operations { op_library_filename: \"/opt/ops.so\" }", "");
+        let (from_pbtxt, message) = pbtxt::load(&text, dir.path(), "m").map_err(|fault| fault.message).unwrap();
+        prop_assert_eq!(&from_pbtxt, &config, "{}", text);
+        let json = pbtxt::to_json(&text);
+        let from_json = ModelConfig::from_json(&json, dir.path(), "m");
+        let expected = ModelConfig { source: ConfigSource::Override { message }, ..config };
+        prop_assert_eq!(from_json, Ok(expected), "{}", json);
     }
 
     #[test]
@@ -311,7 +440,9 @@ proptest! {
         inserted in any_pieces(),
     ) {
         let dir = model_dir();
-        for mut text in [to_yaml(&config), to_pbtxt(&config)] {
+        let config = placed(config, &dir);
+        let pbtxt = to_pbtxt(&config);
+        for mut text in [to_yaml(&config), pbtxt::to_json(&pbtxt), pbtxt] {
             let at = cut.index(text.len());
             let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             text.insert_str(at, &inserted);

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink};
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
@@ -276,6 +277,13 @@ fn the_schema_describes_every_field() {
     }
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["$defs"]["Input"]["properties"]["dtype"]["enum"][11], "FP32");
-    assert_eq!(schema["$defs"]["Input"]["required"], serde_json::json!(["name", "dtype", "shape"]));
+    assert_eq!(schema["$defs"]["Input"]["required"], json!(["name", "dtype", "shape"]));
     assert!(schema["$defs"]["Output"]["properties"]["labels"].is_object());
+    assert_eq!(schema["properties"]["availability"]["default"], "keep");
+    assert_eq!(schema["properties"]["warmup"]["default"], "auto");
+    for (name, required) in [("WarmupSample", json!(["inputs"])), ("WarmupFile", json!(["file"]))] {
+        assert_eq!(schema["$defs"][name]["required"], required);
+        assert_eq!(schema["$defs"][name]["additionalProperties"], false);
+    }
+    assert_eq!(schema["$defs"]["WarmupInput"]["required"], serde_json::Value::Null);
 }

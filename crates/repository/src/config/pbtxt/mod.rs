@@ -1,20 +1,25 @@
-//! Triton's `config.pbtxt` to a raw configuration.
+//! Triton's `config.pbtxt` to a raw configuration, and its form in JSON.
 //!
 //! - `text`: protobuf's text format to a message, with errors that say where.
 //! - `colons`: one liberty of that format that the parser does not know.
+//! - `json`: protobuf's JSON to the same message.
+//! - `encode`: that message as bytes.
 //! - `read`: the fields of that message.
+//! - `warmup`: those of `model_warmup`.
 //! - `unserved`: what is refused, and what is accepted although it has no effect.
 //! - `parameters`: the settings that Triton's PyTorch backend takes as strings.
 
 mod colons;
+mod encode;
+mod json;
 mod parameters;
 mod read;
 mod text;
 mod unserved;
+mod warmup;
 
 use std::path::Path;
 
-use prost::Message;
 use prost_reflect::{DynamicMessage, Value};
 
 use super::{
@@ -27,14 +32,34 @@ use crate::{DataType, escape::one_line};
 
 /// Reads a `config.pbtxt`; also gives it back in protobuf's encoding, with the name filled in.
 pub(super) fn load(text: &str, dir: &Path, name: &str) -> Result<(ModelConfig, Vec<u8>), Fault> {
-    let mut message = text::parse(text)?;
+    interpret(text::parse(text)?, dir, name)
+}
+
+/// As [`load`], for the same message in JSON that came with a request to load the model.
+///
+/// It must not name libraries: they are native code, and whoever may choose how a model is served shall
+/// not thereby choose what is run beside it.
+pub(super) fn load_json(json: &str, dir: &Path, name: &str) -> Result<(ModelConfig, Vec<u8>), Fault> {
+    let message = json::parse(json)?;
+    if read::message(&message, "model_operations").is_some_and(|set| read::is_set(set, "op_library_filename"))
+    {
+        return Err(Fault::at(
+            "model_operations.op_library_filename",
+            "libraries are not taken from a request: name them in the model's configuration file, or with \
+             --op-library for all models",
+        ));
+    }
+    interpret(message, dir, name)
+}
+
+fn interpret(mut message: DynamicMessage, dir: &Path, name: &str) -> Result<(ModelConfig, Vec<u8>), Fault> {
     let mut notes = Vec::new();
     unserved::check(&message, &mut notes)?;
     let raw = raw(&message, &mut notes)?;
     let config = check::check(raw, dir, name, &check::TRITON)?;
 
     message.set_field_by_name("name", Value::String(name.to_owned()));
-    Ok((ModelConfig { notes, ..config }, message.encode_to_vec()))
+    Ok((ModelConfig { notes, ..config }, encode::encode(&message)))
 }
 
 fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, Fault> {
@@ -46,6 +71,7 @@ fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, F
         outputs: tensors(message, "output", output)?,
         versions: versions(message)?,
         instances: instances(message)?,
+        warmup: warmup::warmup(message, notes)?,
         ..RawConfig::default()
     };
     let model_file = read::text(message, "default_model_filename");
@@ -89,8 +115,8 @@ fn tensors<T>(
         return Err(Fault::at(
             field,
             format!(
-                "config.pbtxt must list every {field} as `{field} [{{ name: \"x\" data_type: \
-                 TYPE_FP32 dims: [ -1 ] }}]`; only without a config file do they come from the model itself"
+                "Triton's format must list every {field} as `{field} [{{ name: \"x\" data_type: \
+                 TYPE_FP32 dims: [ -1 ] }}]`; only without it do they come from the model itself"
             ),
         ));
     }
@@ -214,6 +240,13 @@ fn instance_group(message: &DynamicMessage, key: &str) -> Result<RawInstanceGrou
 
 fn unsigned(number: i64, key: &str) -> Result<u32, Fault> {
     u32::try_from(number).map_err(|_| Fault::at(key, format!("0 or more is expected, not {number}")))
+}
+
+/// The JSON of a `config.pbtxt` that can be read.
+#[cfg(test)]
+pub(super) fn to_json(text: &str) -> String {
+    let message = text::parse(text).unwrap_or_else(|fault| panic!("{}: {text}", fault.message));
+    serde_json::to_string(&message).unwrap()
 }
 
 #[cfg(test)]

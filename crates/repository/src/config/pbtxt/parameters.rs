@@ -3,7 +3,11 @@
 use prost_reflect::DynamicMessage;
 
 use super::{
-    super::{error::Fault, raw::RawConfig},
+    super::{
+        Availability,
+        error::Fault,
+        raw::{RawConfig, RawWarmup},
+    },
     read, unserved,
 };
 use crate::escape::one_line;
@@ -42,10 +46,40 @@ pub(super) fn apply(
             "INFERENCE_MODE" => raw.inference_mode = switch(key, value)?,
             // As in Triton, 0 leaves the choice to the server.
             "INTRA_OP_THREAD_COUNT" => raw.threads = Some(number(key, value)?).filter(|count| *count > 0),
+            "AVAILABILITY" => raw.availability = availability(key, value)?,
+            "WARMUP" => warmup(key, value, &mut raw.warmup)?,
             _ => ignore(key, value, notes)?,
         }
     }
     Ok(())
+}
+
+fn availability(key: &str, value: &str) -> Result<Availability, Fault> {
+    match value.to_ascii_lowercase().as_str() {
+        "keep" => Ok(Availability::Keep),
+        "replace" => Ok(Availability::Replace),
+        _ => Err(neither(key, value, ["keep", "replace"])),
+    }
+}
+
+/// Triton's schema has samples, but no word for doing nothing.
+fn warmup(key: &str, value: &str, warmup: &mut RawWarmup) -> Result<(), Fault> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(()),
+        "off" => {
+            *warmup = RawWarmup::Off;
+            Ok(())
+        }
+        _ => Err(neither(key, value, ["auto", "off"])),
+    }
+}
+
+fn neither(key: &str, value: &str, [one, other]: [&str; 2]) -> Fault {
+    let shown = one_line(value);
+    Fault::at(
+        place(key),
+        format!("`{shown}` is neither {one} nor {other}: write {{ string_value: \"{one}\" }} or \"{other}\""),
+    )
 }
 
 fn ignore(key: &str, value: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
@@ -70,13 +104,7 @@ fn switch(key: &str, value: &str) -> Result<bool, Fault> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "on" | "1" => Ok(true),
         "false" | "off" | "0" => Ok(false),
-        _ => Err(Fault::at(
-            place(key),
-            format!(
-                "`{}` is neither true nor false: write {{ string_value: \"true\" }} or \"false\"",
-                one_line(value)
-            ),
-        )),
+        _ => Err(neither(key, value, ["true", "false"])),
     }
 }
 

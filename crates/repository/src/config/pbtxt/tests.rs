@@ -107,8 +107,8 @@ fn the_message_is_complete_and_has_the_name() {
 
 #[test]
 fn inputs_and_outputs_must_be_listed() {
-    assert!(fault("").contains("input: config.pbtxt must list every input as `input [{ name:"));
-    assert!(fault(IO.split_once('\n').unwrap().0).contains("output: config.pbtxt must list every output"));
+    assert!(fault("").contains("input: Triton's format must list every input as `input [{ name:"));
+    assert!(fault(IO.split_once('\n').unwrap().0).contains("output: Triton's format must list every output"));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn what_cannot_change_answers_is_noted() {
     for (text, field) in [
         ("dynamic_batching { }", "dynamic_batching"),
         ("optimization { priority: PRIORITY_MAX }", "optimization"),
-        ("model_warmup { name: \"w\" }", "model_warmup"),
+        ("model_warmup { name: \"w\" }", "model_warmup[0]"),
         ("response_cache { enable: true }", "response_cache"),
         ("metric_tags { key: \"a\" value: \"b\" }", "metric_tags"),
         ("model_metrics { }", "model_metrics"),

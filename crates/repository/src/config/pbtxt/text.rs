@@ -22,7 +22,8 @@ static SCHEMA: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(bytes.as_slice()).expect("the build script wrote a descriptor set")
 });
 
-fn model_config() -> MessageDescriptor {
+/// The schema's message for a configuration.
+pub(super) fn model_config() -> MessageDescriptor {
     SCHEMA.get_message_by_name("inference.ModelConfig").expect("the schema has this message")
 }
 
@@ -90,13 +91,15 @@ fn between<'a>(message: &'a str, before: &str, middle: &str) -> Option<(&'a str,
     Some((left, right.strip_suffix('\'')?))
 }
 
-fn unknown_field(name: &str, owner: &MessageDescriptor) -> String {
+/// What a field most likely means that the message does not have.
+pub(super) fn unknown_field(name: &str, owner: &MessageDescriptor) -> String {
     let known: Vec<String> = owner.fields().map(|field| field.name().to_owned()).collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     format!("{} ({} of Triton)", hint::field(name, &known, hint::TRITON_RENAMED), owner.name())
 }
 
-fn unknown_value(value: &str, owner: &EnumDescriptor) -> String {
+/// What a value most likely means that the enum does not have.
+pub(super) fn unknown_value(value: &str, owner: &EnumDescriptor) -> String {
     let shown = one_line(value);
     let known: Vec<String> = owner.values().map(|value| value.name().to_owned()).collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();

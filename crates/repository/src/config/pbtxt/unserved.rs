@@ -25,7 +25,6 @@ const REFUSED: &[(&str, &str)] = &[
 const IGNORED: &[(&str, &str)] = &[
     ("dynamic_batching", "each request runs on its own"),
     ("optimization", "the server chooses how to run the model"),
-    ("model_warmup", "versions are not warmed up before they serve"),
     ("response_cache", "answers are not cached"),
     ("metric_tags", "there are no metrics yet"),
     ("model_metrics", "there are no metrics yet"),
