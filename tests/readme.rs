@@ -214,8 +214,13 @@ fn the_table_of_fields_is_that_of_the_schema() {
         }
     };
     add("", &schema);
-    for (prefix, of) in [("inputs[].", "Input"), ("outputs[].", "Output"), ("instances[].", "InstanceGroup")]
-    {
+    for (prefix, of) in [
+        ("inputs[].", "Input"),
+        ("outputs[].", "Output"),
+        ("instances[].", "InstanceGroup"),
+        ("warmup[].", "WarmupSample"),
+        ("warmup[].inputs.*.", "WarmupInput"),
+    ] {
         add(prefix, &schema["$defs"][of]);
     }
     let rows = table("Field");
