@@ -80,6 +80,11 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// As [`Backend::open`].
     fn precheck(&self, file: &Path) -> Result<(), LoadError>;
+    /// Whether every byte of the file is the one that was written: reads all of it.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    fn verify(&self, file: &Path) -> Result<(), LoadError>;
     /// Gives memory back to the system that the runtime keeps for later, after something has been freed
     /// on these devices.
     fn release_memory(&self, devices: &[Device]);

@@ -204,6 +204,10 @@ impl Backend for Fake {
         check_end(file, &read(file)?)
     }
 
+    fn verify(&self, file: &Path) -> Result<(), LoadError> {
+        self.precheck(file)
+    }
+
     fn release_memory(&self, devices: &[Device]) {
         self.stage.seen().released.push(devices.to_vec());
         self.stage.changed.notify_all();

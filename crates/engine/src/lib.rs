@@ -23,6 +23,7 @@
 //! This crate knows nothing of gRPC, of protobuf or of libtorch.
 
 pub mod backend;
+mod background;
 pub mod binding;
 pub mod check;
 mod classification;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -13,43 +14,96 @@ use tokio::sync::watch;
 
 use crate::{Error, Result, model::LiveVersion, text::quote};
 
-/// Where a version is on its way.
-#[derive(Clone, Debug)]
-pub enum State {
+/// Where a version is on its way. `L` is what serves, another in tests of the changes alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State<L = Arc<LiveVersion>> {
     /// Being verified, loaded or warmed.
     Loading,
     /// Serving.
-    Ready(Arc<LiveVersion>),
+    Ready(L),
+    /// Taken out of service; what it has accepted is being answered, or its memory not yet free.
+    Unloading,
     /// Not serving, for this reason.
     Unavailable(String),
 }
 
-impl State {
+impl<L> State<L> {
     /// Its name in the repository index.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Loading => "LOADING",
             Self::Ready(_) => "READY",
+            Self::Unloading => "UNLOADING",
             Self::Unavailable(_) => "UNAVAILABLE",
         }
     }
 }
 
-/// What is known of one model.
-#[derive(Clone, Debug, Default)]
-pub struct Route {
-    /// Its versions, the chosen ones.
-    pub versions: BTreeMap<Version, State>,
-    /// Why the model as a whole cannot serve, when that is so.
-    pub problem: Option<String>,
+/// The attempts to load one content of a version, all of which have failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why the last one did, in one sentence.
+    pub reason: String,
+    /// In which step of loading.
+    pub step: Step,
+    /// How many there were.
+    pub attempts: u32,
+    /// When the last one was.
+    pub last: SystemTime,
+    /// When the next one is, if nothing changes before.
+    pub next: Option<SystemTime>,
 }
 
-impl Route {
+/// The steps of loading, as they are counted: a closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Waiting for a copy to be complete.
+    Copy,
+    /// Reading it and comparing it with its checksums.
+    Verify,
+    /// Loading it, binding its names, placing it on its devices.
+    Load,
+    /// Running it before it serves.
+    Warm,
+}
+
+impl Step {
+    /// Its name, as a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Verify => "verify",
+            Self::Load => "load",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// What is known of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route<L = Arc<LiveVersion>> {
+    /// Its versions, the chosen ones.
+    pub versions: BTreeMap<Version, State<L>>,
+    /// What failed last, also of versions of which an earlier content serves.
+    pub failures: BTreeMap<Version, Failure>,
+    /// Why the model as a whole cannot serve, or serves by an earlier configuration.
+    pub problem: Option<String>,
+    /// Nothing of it is to be served, because an operator said so, or has not asked for it.
+    pub unloaded: bool,
+}
+
+impl<L> Default for Route<L> {
+    fn default() -> Self {
+        Self { versions: BTreeMap::new(), failures: BTreeMap::new(), problem: None, unloaded: false }
+    }
+}
+
+impl<L> Route<L> {
     /// The highest version that serves.
-    pub fn newest(&self) -> Option<&Arc<LiveVersion>> {
+    pub fn newest(&self) -> Option<&L> {
         self.versions.values().rev().find_map(|state| match state {
             State::Ready(live) => Some(live),
-            State::Loading | State::Unavailable(_) => None,
+            State::Loading | State::Unloading | State::Unavailable(_) => None,
         })
     }
 }
@@ -58,9 +112,11 @@ impl Route {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By name, in an order that listings keep.
-    pub routes: BTreeMap<Arc<str>, Route>,
+    pub routes: BTreeMap<Arc<str>, Arc<Route>>,
     /// The first scan has been worked through.
     pub settled: bool,
+    /// Ready only while every model serves, not once the first scan has been worked through.
+    pub strict: bool,
     /// The server is going away: it is not ready, but answers whatever still reaches it.
     pub draining: bool,
     /// Connections are being told to go.
@@ -69,8 +125,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Whether the server may be sent traffic.
+    ///
+    /// A model that changes keeps serving what it has, so a roll-out, a failed one too, changes nothing
+    /// here. `strict` asks for every model that is not unloaded on purpose.
     pub fn ready(&self) -> bool {
-        self.settled && !self.draining
+        let serves = |route: &Arc<Route>| route.unloaded || route.newest().is_some();
+        self.settled && !self.draining && (!self.strict || self.routes.values().all(serves))
     }
 
     /// Whether a version of the model, or its newest, serves.
@@ -92,6 +152,7 @@ impl Snapshot {
         match route.versions.get(&version) {
             Some(State::Ready(live)) => Ok(Arc::clone(live)),
             Some(State::Loading) => Err(not_ready("it is loading".to_owned())),
+            Some(State::Unloading) => Err(not_ready("it is being unloaded".to_owned())),
             Some(State::Unavailable(reason)) => Err(not_ready(reason.clone())),
             None => Err(Error::VersionNotFound { model: model.to_owned(), version }),
         }
@@ -106,7 +167,7 @@ fn no_version(model: &str, route: &Route) -> Error {
     let reason = route.problem.clone().or_else(|| {
         route.versions.iter().rev().find_map(|(version, state)| match state {
             State::Unavailable(reason) => Some(format!("version {version}: {reason}")),
-            State::Loading | State::Ready(_) => None,
+            State::Loading | State::Unloading | State::Ready(_) => None,
         })
     });
     Error::NoVersion {

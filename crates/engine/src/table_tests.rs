@@ -9,8 +9,8 @@ fn version(number: u64) -> Version {
 fn table(versions: &[(u64, State)], problem: Option<&str>) -> Table {
     let table = Table::default();
     let versions = versions.iter().map(|(number, state)| (version(*number), state.clone())).collect();
-    let route = Route { versions, problem: problem.map(str::to_owned) };
-    table.change(|snapshot| drop(snapshot.routes.insert("m".into(), route)));
+    let route = Route { versions, problem: problem.map(str::to_owned), ..Route::default() };
+    table.change(|snapshot| drop(snapshot.routes.insert("m".into(), route.into())));
     table
 }
 

@@ -5,7 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
-use sconce_engine::{backend::Backend, pool::Pool, reconcile::Reconciler, table::Table};
+use sconce_engine::{
+    backend::Backend,
+    pool::Pool,
+    reaper::Reaper,
+    reconcile::{Mode, Parts, Reconciler, Settings},
+    table::Table,
+};
 use sconce_proto::health::health_server::HealthServer;
 use tokio::{
     net::TcpListener,
@@ -35,6 +41,9 @@ const MAX_STREAMS: u32 = 1024;
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+const MISSING_REPOSITORY_TIMEOUT: Duration = Duration::from_secs(60);
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
 pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
@@ -127,7 +136,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let mut signals = Signals::new()?;
     tokio::spawn(sweep(pool.clone()));
-    load(&options, backend, pool, Arc::clone(&table))?;
+    let _reconciler = follow(&options, backend, pool, Arc::clone(&table))?;
 
     let name = signals.next().await;
     table.change(|table| table.draining = true);
@@ -159,37 +168,24 @@ async fn sweep(pool: Pool) {
     }
 }
 
-/// Loads the models on a thread of its own and says so when all are.
-fn load(options: &Options, backend: Arc<dyn Backend>, pool: Pool, table: Arc<Table>) -> anyhow::Result<()> {
-    let reconciler = Reconciler::new(options.model_repository.clone(), backend, pool, Arc::clone(&table));
-    std::thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reconciler.run())).is_err() {
-            tracing::error!("loading the models panicked, and the server will not be ready; this is a bug");
-            return;
-        }
-        let snapshot = table.snapshot();
-        let served: Vec<&str> = snapshot
-            .routes
-            .iter()
-            .filter(|(_, route)| route.newest().is_some())
-            .map(|(name, _)| &**name)
-            .collect();
-        let failed = snapshot.routes.len() - served.len();
-        if snapshot.routes.is_empty() {
-            warn!(
-                "ready, serving 0 models: the repositories have none, MODEL/VERSION/model.pt is looked for"
-            );
-        } else if failed == 0 {
-            info!("ready, serving {} models: {}", served.len(), served.join(", "));
-        } else {
-            warn!(
-                "ready, serving {} models: {}; {failed} cannot be served, see above",
-                served.len(),
-                served.join(", ")
-            );
-        }
-    })?;
-    Ok(())
+/// Follows the repositories, on a thread of its own.
+fn follow(
+    options: &Options,
+    backend: Arc<dyn Backend>,
+    pool: Pool,
+    table: Arc<Table>,
+) -> anyhow::Result<Reconciler> {
+    let settings = Settings {
+        roots: options.model_repository.clone(),
+        confine_symlinks: false,
+        mode: Mode::Watch,
+        poll_interval: POLL_INTERVAL,
+        load_threads: 1,
+        missing_repository_timeout: MISSING_REPOSITORY_TIMEOUT,
+        unload_timeout: UNLOAD_TIMEOUT,
+    };
+    let reaper = Reaper::start(Arc::clone(&backend))?;
+    Ok(Reconciler::start(settings, Parts { backend, pool, reaper, table })?)
 }
 
 fn routes(table: &Arc<Table>) -> anyhow::Result<Routes> {

@@ -83,7 +83,7 @@ pub(crate) fn repository_index(snapshot: &Snapshot, only_ready: bool) -> Reposit
         for (version, state) in &route.versions {
             let reason = match state {
                 State::Unavailable(reason) => reason.as_str(),
-                State::Ready(_) | State::Loading => "",
+                State::Ready(_) | State::Loading | State::Unloading => "",
             };
             if !only_ready || matches!(state, State::Ready(_)) {
                 models.push(row(version.to_string(), state.name(), reason));

@@ -105,6 +105,10 @@ impl Backend for Torch {
         archive::check(file).map_err(|error| unfit(&error))
     }
 
+    fn verify(&self, file: &Path) -> Result<(), LoadError> {
+        archive::check(file).map_err(|error| unfit(&error))
+    }
+
     fn release_memory(&self, devices: &[Device]) {
         let gpu = devices.iter().any(|device| matches!(device, Device::Gpu(_)));
         if let Err(why) = ffi::release_memory(gpu) {
@@ -113,7 +117,6 @@ impl Backend for Torch {
     }
 
     fn open(&self, file: PathBuf, config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
-        verify(&file)?;
         self.open_libraries(config)?;
         let device = if self.gpus > 0 { Device::Gpu(0) } else { Device::Cpu };
         let settings = Settings::from(config);
@@ -125,11 +128,6 @@ impl Backend for Torch {
         let first = Mutex::new(Some((device, module)));
         Ok(Box::new(OpenFile { file, schema, settings, first }))
     }
-}
-
-/// Whether the file is complete and undamaged: the one place that decides what libtorch is given.
-fn verify(file: &Path) -> Result<(), LoadError> {
-    archive::check(file).map_err(|error| unfit(&error))
 }
 
 fn unfit(error: &archive::ArchiveError) -> LoadError {

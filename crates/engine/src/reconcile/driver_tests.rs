@@ -1,14 +1,21 @@
 //! From a directory of models to a table, over the fake backend.
 
-use std::{fs, sync::Mutex};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use sconce_repository::{ModelConfig, scan};
 
 use super::*;
 use crate::{
     Error,
-    backend::{Opened, WorkerContext},
+    backend::{Device, LoadError, Opened, WorkerContext},
     fake::Fake,
     fixtures::{assert_sentence, floats, input},
     model::Request,
+    reconcile::place::place,
 };
 
 /// Notes what the table says while files are being opened.
@@ -31,8 +38,11 @@ impl Backend for Witness {
     fn enter_loader(&self) {
         self.fake.enter_loader();
     }
-    fn precheck(&self, file: &std::path::Path) -> Result<(), LoadError> {
+    fn precheck(&self, file: &Path) -> Result<(), LoadError> {
         self.fake.precheck(file)
+    }
+    fn verify(&self, file: &Path) -> Result<(), LoadError> {
+        self.fake.verify(file)
     }
     fn release_memory(&self, devices: &[Device]) {
         self.fake.release_memory(devices);
@@ -72,8 +82,26 @@ impl Server {
             Arc::new(Witness { fake: Fake::new(self.gpus), table, ready_while_loading: Mutex::default() });
         let backend: Arc<dyn Backend> = Arc::clone(&witness) as Arc<dyn Backend>;
         let pool = Pool::start(&backend, 2, 2).unwrap();
-        let roots = vec![self.root.path().to_owned()];
-        Reconciler::new(roots, backend, pool, Arc::clone(&self.table)).run();
+        let reaper = Reaper::start(Arc::clone(&backend)).unwrap();
+        let settings = Settings {
+            roots: vec![self.root.path().to_owned()],
+            confine_symlinks: false,
+            mode: Mode::Once,
+            poll_interval: Duration::from_secs(5),
+            load_threads: 1,
+            missing_repository_timeout: Duration::from_secs(60),
+            unload_timeout: Duration::from_secs(30),
+        };
+        let mut changes = self.table.watch();
+        let _reconciler =
+            Reconciler::start(settings, Parts { backend, pool, reaper, table: Arc::clone(&self.table) })
+                .unwrap();
+        let settled = async {
+            while !self.table.snapshot().settled {
+                changes.changed().await.unwrap()
+            }
+        };
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(settled);
         std::mem::take(&mut *witness.ready_while_loading.lock().unwrap())
     }
 
@@ -90,14 +118,15 @@ impl Server {
 
 const ECHO: &str = "fake\nargument x tensor\n";
 
-#[tokio::test]
-async fn what_is_on_disk_is_served() {
+#[test]
+fn what_is_on_disk_is_served() {
     let server = Server::new(0);
     server.write("m/1/model.pt", ECHO);
     server.run();
     let live = server.table.get("m", None).unwrap();
     let inputs = vec![input("x", floats(&[2], &[1.0, 2.0]))];
-    let answer = live.infer(Request { inputs, ..Request::default() }).await.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let answer = runtime.block_on(live.infer(Request { inputs, ..Request::default() })).unwrap();
     assert_eq!((&*answer[0].name, &answer[0].tensor.shape[..]), ("OUTPUT__0", &[2][..]));
 }
 

@@ -1,0 +1,367 @@
+//! The thread that looks at the repositories, runs the machine and does what it says. It is the only
+//! writer of routes.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use sconce_repository::{Scanner, Version, Watcher, needs_polling};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{
+    Mode, Order, Refused, Settings,
+    load::Loader,
+    machine::{Action, Machine},
+    model::{Moment, Waiting},
+    plan::{Outcome, Task, TaskId},
+};
+use crate::{backend::Backend, background, model::LiveVersion, pool::Pool, reaper::Reaper, table::Table};
+
+/// A change is looked at when nothing more has happened for so long,
+const QUIET: Duration = Duration::from_millis(50);
+/// or when it has been going on for so long.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A look without a cause, where the system tells of changes: nothing stays missed for longer.
+const RESCAN: Duration = Duration::from_secs(60);
+/// Between two looks at the roots themselves: nothing tells that a volume was mounted over one.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What the reconciler works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// Loads versions.
+    pub backend: Arc<dyn Backend>,
+    /// Runs them.
+    pub pool: Pool,
+    /// Lets them go.
+    pub reaper: Reaper,
+    /// Where they are published.
+    pub table: Arc<Table>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+type Live = Arc<LiveVersion>;
+
+/// What wakes the thread.
+enum Event {
+    /// Something may have changed on disk.
+    Look,
+    Finished {
+        id: TaskId,
+        outcomes: Vec<Outcome<Live>>,
+        only_verify: bool,
+    },
+    Freed {
+        model: Arc<str>,
+        version: Version,
+    },
+    Order {
+        model: String,
+        order: Waiting,
+    },
+}
+
+/// Makes the table follow the repositories, until the process ends. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub struct Reconciler {
+    events: Sender<Event>,
+}
+
+impl Reconciler {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(settings: Settings, parts: Parts) -> io::Result<Self> {
+        let (events, received) = mpsc::channel();
+        let mut driver = Driver::new(settings, parts, events.clone(), received);
+        thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run())).is_err() {
+                error!("following the model repository panicked: what serves goes on, changes are not seen; this is a bug");
+            }
+        })?;
+        Ok(Self { events })
+    }
+
+    /// Carries out an order, after those that came before it for the same model.
+    ///
+    /// # Errors
+    /// Why it had not the effect that was asked for.
+    pub async fn order(&self, model: String, order: Order) -> Result<(), Refused> {
+        let (reply, outcome) = oneshot::channel();
+        let gone =
+            || Refused::NotNow("the model repository is not followed any more; see the log".to_owned());
+        self.events.send(Event::Order { model, order: (order, reply) }).map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+/// When something last happened on disk, as the watcher's thread tells it: it must not be held up, and a
+/// storm of events must not become a queue of them.
+#[derive(Debug)]
+struct Bell {
+    start: Instant,
+    /// Microseconds from `start`.
+    last: AtomicU64,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    fn ring(&self, events: &Sender<Event>) {
+        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let _ = events.send(Event::Look);
+        }
+    }
+
+    fn last(&self) -> Instant {
+        self.start + Duration::from_micros(self.last.load(Ordering::Relaxed))
+    }
+}
+
+struct Driver {
+    settings: Settings,
+    parts: Parts,
+    events: Sender<Event>,
+    received: Receiver<Event>,
+    machine: Machine<Live>,
+    scanner: Scanner,
+    watcher: Option<Watcher>,
+    loader: Arc<Loader>,
+    bell: Arc<Bell>,
+    /// Something has happened first then, and has not been looked at.
+    unrest: Option<Instant>,
+    last_look: Instant,
+    last_heartbeat: Instant,
+    /// What was wrong at the last look, so that it is said once.
+    said: BTreeSet<String>,
+    trouble: Option<String>,
+}
+
+impl Driver {
+    fn new(settings: Settings, parts: Parts, events: Sender<Event>, received: Receiver<Event>) -> Self {
+        let now = Instant::now();
+        let bell = Arc::new(Bell { start: now, last: AtomicU64::new(0), rung: AtomicBool::new(false) });
+        let watcher = matches!(settings.mode, Mode::Watch | Mode::Explicit { .. }).then(|| {
+            let (bell, events) = (Arc::clone(&bell), events.clone());
+            Watcher::new(move || bell.ring(&events))
+        });
+        Self {
+            machine: Machine::new(&settings),
+            scanner: Scanner::new(settings.roots.clone(), settings.confine_symlinks),
+            watcher,
+            loader: Arc::new(Loader::new(&parts)),
+            settings,
+            parts,
+            events,
+            received,
+            bell,
+            unrest: None,
+            last_look: now,
+            last_heartbeat: now,
+            said: BTreeSet::new(),
+            trouble: None,
+        }
+    }
+
+    fn run(&mut self) {
+        self.look();
+        loop {
+            self.act();
+            let event = match self.due() {
+                None => self.received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => self.received.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // What else has come by now is one change.
+            while let Ok(event) = self.received.try_recv() {
+                self.take(event);
+            }
+            if self.wants_look() {
+                self.look();
+            }
+            self.machine.tick(moment());
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Look => self.unrest = self.unrest.or(Some(Instant::now())),
+            Event::Finished { id, outcomes, only_verify } => {
+                self.machine.finished(id, outcomes, only_verify, moment());
+            }
+            Event::Freed { model, version } => self.machine.freed(&model, version, moment()),
+            Event::Order { model, order } => {
+                // Whoever has just written a file and asks for it means the file as it is now.
+                self.look();
+                self.machine.order(&model, order, moment());
+            }
+        }
+    }
+
+    /// When something is to be done though nothing comes.
+    fn due(&self) -> Option<Instant> {
+        let quiet = self.unrest.map(|since| (self.bell.last() + QUIET).min(since + PATIENCE));
+        let follow = (self.settings.mode != Mode::Once)
+            .then(|| (self.last_look + self.interval()).min(self.last_heartbeat + HEARTBEAT));
+        [quiet, follow, self.machine.next()].into_iter().flatten().min()
+    }
+
+    fn interval(&self) -> Duration {
+        let told = self.watcher.is_some() && self.trouble.is_none();
+        if told { RESCAN } else { self.settings.poll_interval }
+    }
+
+    fn wants_look(&mut self) -> bool {
+        let now = Instant::now();
+        let is_over = |since: Instant| now >= (self.bell.last() + QUIET).min(since + PATIENCE);
+        if self.unrest.is_some_and(is_over) || self.machine.wants_look(now) {
+            return true;
+        }
+        if self.settings.mode == Mode::Once {
+            return false;
+        }
+        if now >= self.last_look + self.interval() {
+            return true;
+        }
+        if now < self.last_heartbeat + HEARTBEAT {
+            return false;
+        }
+        self.last_heartbeat = now;
+        self.scanner.roots_changed()
+    }
+
+    fn look(&mut self) {
+        self.unrest = None;
+        // From here on an event means another look.
+        self.bell.rung.store(false, Ordering::Release);
+        let snapshot = self.scanner.look();
+        self.last_look = Instant::now();
+        if let Some(watcher) = &mut self.watcher {
+            if watcher.set(&snapshot.watch) {
+                // It may have changed before it was watched.
+                self.bell.ring(&self.events);
+            }
+            let trouble = watcher.trouble().or_else(|| {
+                let not_told = |root: &std::path::PathBuf| {
+                    needs_polling(root).map(|why| format!("{} {why}", root.display()))
+                };
+                self.settings.roots.iter().find_map(not_told)
+            });
+            if trouble != self.trouble {
+                let every = humantime(self.settings.poll_interval);
+                match &trouble {
+                    Some(why) => {
+                        warn!("the repository is looked at every {every} in place of being watched: {why}")
+                    }
+                    None => info!("the repository is watched"),
+                }
+                self.trouble = trouble;
+            }
+        }
+        let problems: BTreeSet<String> = snapshot.problems.iter().map(ToString::to_string).collect();
+        for problem in problems.difference(&self.said) {
+            warn!("{problem}");
+        }
+        self.said = problems;
+        self.machine.seen(snapshot, moment());
+    }
+
+    fn act(&mut self) {
+        for action in self.machine.take_actions() {
+            match action {
+                Action::Load(task) => self.load(task),
+                Action::Publish(routes) => self.parts.table.change(|table| {
+                    for (name, route) in routes {
+                        match route {
+                            Some(route) => drop(table.routes.insert(name, Arc::new(route))),
+                            None => drop(table.routes.remove(&name)),
+                        }
+                    }
+                }),
+                Action::Retire { model, version, live } => {
+                    let events = self.events.clone();
+                    let freed = Box::new(move || {
+                        let _ = events.send(Event::Freed { model, version });
+                    });
+                    self.parts.reaper.retire(live, self.settings.unload_timeout, freed);
+                }
+                Action::Answer((reply, outcome)) => drop(reply.send(outcome)),
+                Action::Settled => {
+                    self.parts.table.change(|table| table.settled = true);
+                    say_ready(&self.parts.table);
+                }
+            }
+        }
+    }
+
+    /// A thread for each load: its niceness could not be taken back, and what libtorch keeps for it goes
+    /// with it.
+    fn load(&self, task: Task<Live>) {
+        let (loader, events) = (Arc::clone(&self.loader), self.events.clone());
+        let (id, only_verify, steps) = (task.id, task.only_verify, task.steps.len());
+        let run = move || {
+            background::lower_priority();
+            let outcomes = loader.run(&task);
+            let _ = events.send(Event::Finished { id, outcomes, only_verify });
+        };
+        if let Err(why) = thread::Builder::new().name("load".to_owned()).spawn(run) {
+            error!("no thread could be had to load a model, it is tried again later: {why}");
+            let outcomes = (0..steps).map(|_| Outcome::no_thread(&why)).collect();
+            let _ = self.events.send(Event::Finished { id, outcomes, only_verify });
+        }
+    }
+}
+
+fn moment() -> Moment {
+    Moment { now: Instant::now(), wall: SystemTime::now() }
+}
+
+fn humantime(period: Duration) -> String {
+    format!("{period:?}")
+}
+
+fn say_ready(table: &Table) {
+    let snapshot = table.snapshot();
+    let served: Vec<&str> = snapshot
+        .routes
+        .iter()
+        .filter(|(_, route)| route.newest().is_some())
+        .map(|(name, _)| &**name)
+        .collect();
+    let failed = snapshot.routes.values().filter(|route| route.newest().is_none() && !route.unloaded).count();
+    let names = match served.len() {
+        0..=20 => served.join(", "),
+        more => format!("{}, and {} more", served[..20].join(", "), more - 20),
+    };
+    if snapshot.routes.is_empty() {
+        warn!("ready, serving 0 models: the repositories have none, MODEL/VERSION/model.pt is looked for");
+    } else if failed == 0 {
+        info!("ready, serving {} models: {names}", served.len());
+    } else {
+        warn!("ready, serving {} models: {names}; {failed} cannot be served, see above", served.len());
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

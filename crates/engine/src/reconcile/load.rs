@@ -1,0 +1,191 @@
+//! One task on a thread of its own: each version is verified, loaded, bound and warmed, and nothing of it
+//! is visible before all are done.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use sconce_repository::{Difference, Digest, Digests, ModelConfig, VersionOnDisk, verify};
+use tracing::info;
+
+use super::{
+    driver::Parts,
+    place::place,
+    plan::{NotPassed, Outcome, Task, TaskStep, What},
+};
+use crate::{
+    backend::LoadError,
+    binding::Binding,
+    model::{LiveVersion, threads},
+    pool::Executable,
+    table::Step,
+    warm::warm,
+};
+
+type Live = Arc<LiveVersion>;
+
+/// What loads.
+pub(super) struct Loader {
+    parts: Parts,
+    digests: Digests,
+}
+
+/// How long each step took.
+#[derive(Default)]
+struct Took {
+    verify: Duration,
+    load: Duration,
+    warm: Duration,
+}
+
+impl Loader {
+    pub(super) fn new(parts: &Parts) -> Self {
+        Self { parts: parts.clone(), digests: Digests::default() }
+    }
+
+    /// One outcome for each step. Those that are not needed, because enough before them passed, are left
+    /// untouched.
+    pub(super) fn run(&self, task: &Task<Live>) -> Vec<Outcome<Live>> {
+        self.parts.backend.enter_loader();
+        let mut left = task.count;
+        let mut outcomes = Vec::with_capacity(task.steps.len());
+        for step in &task.steps {
+            let serves = !matches!(step.what, What::Load { serving: None, .. });
+            if step.counted && left == 0 || task.stop.load(Ordering::Relaxed) {
+                outcomes.push(Outcome::Untouched);
+                continue;
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.step(task, step))).unwrap_or_else(|_| {
+                let reason = "the backend panicked while loading it; this is a bug, see the log".to_owned();
+                Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None })
+            });
+            let passes = outcome.passes(serves) || matches!(outcome, Outcome::Verified);
+            left -= usize::from(step.counted && passes);
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    fn step(&self, task: &Task<Live>, step: &TaskStep<Live>) -> Outcome<Live> {
+        let outcome = match &step.what {
+            What::Keep => Ok(Outcome::Untouched),
+            What::Rebind(_) if task.only_verify => Ok(Outcome::Untouched),
+            What::Rebind(live) => match self.rebind(live, &task.config) {
+                Ok(Some(live)) => Ok(Outcome::Rebound(live)),
+                Ok(None) => self.load(task, step, None, None),
+                Err(error) => Err(NotPassed { step: Step::Load, reason: error.reason, digest: None }),
+            },
+            What::Load { serving, failed } => self.load(task, step, serving.as_ref(), *failed),
+        };
+        outcome.unwrap_or_else(Outcome::Failed)
+    }
+
+    fn load(
+        &self,
+        task: &Task<Live>,
+        step: &TaskStep<Live>,
+        serving: Option<&(Live, Digest, Difference)>,
+        failed: Option<Digest>,
+    ) -> Result<Outcome<Live>, NotPassed> {
+        let started = Instant::now();
+        let digest = self.digest(&step.files)?;
+        if failed == Some(digest) {
+            return Ok(Outcome::StillBad);
+        }
+        let not_passed = |step: Step| {
+            move |error: LoadError| NotPassed {
+                step: if error.waiting { Step::Copy } else { step },
+                reason: error.reason,
+                digest: Some(digest),
+            }
+        };
+        match serving {
+            Some((_, same, Difference::None)) if *same == digest => return Ok(Outcome::Same(digest)),
+            // It is planned again, and then not verified again.
+            Some((_, same, Difference::InPlace)) if *same == digest && task.only_verify => {
+                return Ok(Outcome::Same(digest));
+            }
+            Some((live, same, Difference::InPlace)) if *same == digest => {
+                if let Some(live) = self.rebind(live, &task.config).map_err(not_passed(Step::Load))? {
+                    return Ok(Outcome::Rebound(live));
+                }
+            }
+            _ => {}
+        }
+        self.parts.backend.verify(&step.files.model_file()).map_err(not_passed(Step::Verify))?;
+        let mut took = Took { verify: started.elapsed(), ..Took::default() };
+        if task.only_verify {
+            return Ok(Outcome::Verified);
+        }
+        let live = self.open(step, &task.config).map_err(not_passed(Step::Load))?;
+        took.load = started.elapsed() - took.verify;
+        // What was loaded must be what is there.
+        if !step.files.is_as_seen() {
+            let reason = "it was changed while it was being loaded".to_owned();
+            return Err(NotPassed { step: Step::Copy, reason, digest: None });
+        }
+        let examples = task.newest.as_ref().map(|newest| newest.examples()).unwrap_or_default();
+        let warmed = warm(&self.parts.pool, &live, &examples, &task.stop).map_err(not_passed(Step::Warm))?;
+        took.warm = started.elapsed() - took.verify - took.load;
+        let runs = warmed.iter().map(|warmed| warmed.runs).sum();
+        say_loaded(task, step, &took, digest, runs);
+        Ok(Outcome::Loaded(Arc::new(live), digest))
+    }
+
+    /// Which bytes a version is, when it is complete.
+    fn digest(&self, files: &VersionOnDisk) -> Result<Digest, NotPassed> {
+        let failed = |waiting: bool, reason: String| NotPassed {
+            step: if waiting { Step::Copy } else { Step::Verify },
+            reason,
+            digest: None,
+        };
+        // Cheap, and answers for most copies that are still going on.
+        self.parts
+            .backend
+            .precheck(&files.model_file())
+            .map_err(|error| failed(error.waiting, error.reason))?;
+        verify(files, &self.digests).map_err(|error| failed(error.waiting, error.reason))
+    }
+
+    /// Opens a version, binds its names, puts its weights on every device where it may run.
+    fn open(&self, step: &TaskStep<Live>, config: &Arc<ModelConfig>) -> Result<LiveVersion, LoadError> {
+        let Parts { backend, pool, reaper, .. } = &self.parts;
+        let opened = backend.open(step.files.model_file(), config)?;
+        let binding = Binding::new(config, opened.schema())?;
+        let modules = place(config, pool)?
+            .into_iter()
+            .map(|placement| {
+                let module = opened.load(pool.devices()[placement.device])?;
+                Ok((placement, module))
+            })
+            .collect::<Result<Vec<_>, LoadError>>()?;
+        let name = Arc::clone(&binding.model);
+        let executable = Executable::new(name, step.version, threads(config), modules, reaper)?;
+        let schema = Arc::new(opened.schema().clone());
+        Ok(LiveVersion::new(Arc::clone(config), schema, binding, executable, pool))
+    }
+
+    /// The same weights by another configuration; `None` when it names devices on which they are not.
+    fn rebind(&self, live: &Live, config: &Arc<ModelConfig>) -> Result<Option<Live>, LoadError> {
+        let binding = Binding::new(config, &live.schema)?;
+        let placements = place(config, &self.parts.pool)?;
+        Ok(live.reconfigured(Arc::clone(config), binding, &placements).map(Arc::new))
+    }
+}
+
+fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Took, digest: Digest, warm_runs: usize) {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    info!(
+        model = %task.model,
+        version = %step.version,
+        took_ms = millis(took.verify + took.load + took.warm),
+        verify_ms = millis(took.verify),
+        load_ms = millis(took.load),
+        warm_ms = millis(took.warm),
+        warm_runs,
+        sha256 = %&digest.to_string()[..12],
+        "loaded"
+    );
+}

@@ -1,0 +1,439 @@
+//! All models: looks, outcomes, orders and the time go in, actions come out.
+//!
+//! Pure, as the scheduler is: it reads no file, starts no thread and asks no clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use sconce_repository::{ModelConfig, ModelOnDisk, Snapshot, Version};
+use tracing::{info, warn};
+
+use super::{
+    Mode, Settings,
+    carry::Answer,
+    model::{Model, Moment, Waiting, Work},
+    order::{Order, Refused},
+    plan::{Outcome, Plan, Task, TaskId, What},
+};
+use crate::table::Route;
+
+/// A model or version that is not there is looked for again before it is believed: between the steps of
+/// a replacement (`ln -sfn`, `mv` and `mv`) it is away for a moment.
+const REMOVAL_GRACE: Duration = Duration::from_millis(200);
+/// When to look again at a text file that was just written.
+const SETTLE: Duration = Duration::from_millis(250);
+/// After what waited for a version has been refused, how long its runs may go on before its memory is not
+/// waited for.
+const AFTER_UNLOAD: Duration = Duration::from_secs(5);
+/// Orders that may wait for one model.
+const MAX_ORDERS: usize = 1024;
+
+/// What has to be done, in this order.
+#[derive(Debug)]
+pub(super) enum Action<L> {
+    /// On a loader's thread.
+    Load(Task<L>),
+    /// All at once. `None`: the model is gone.
+    Publish(Vec<(Arc<str>, Option<Route<L>>)>),
+    /// It is out of service; say so when it is gone.
+    Retire { model: Arc<str>, version: Version, live: L },
+    /// Now that it is public.
+    Answer(Answer),
+    /// The first look has been worked through.
+    Settled,
+}
+
+/// The state of everything.
+#[derive(Debug)]
+pub(super) struct Machine<L> {
+    mode: Mode,
+    load_threads: usize,
+    root_grace: Duration,
+    unload_timeout: Duration,
+    models: BTreeMap<Arc<str>, Model<L>>,
+    /// Tasks that wait for a loader.
+    pending: Vec<(Arc<str>, Task<L>)>,
+    /// Tasks that loaders have.
+    running: BTreeMap<TaskId, Arc<str>>,
+    last_task: u64,
+    /// Models of the first look that have not been worked through; `None` before it and after that.
+    first: Option<BTreeSet<Arc<str>>>,
+    looked: bool,
+    changed: BTreeSet<Arc<str>>,
+    retired: Vec<Action<L>>,
+    answers: Vec<Answer>,
+}
+
+impl<L: Clone> Machine<L> {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            mode: settings.mode.clone(),
+            load_threads: settings.load_threads.max(1),
+            root_grace: settings.missing_repository_timeout,
+            unload_timeout: settings.unload_timeout + AFTER_UNLOAD,
+            models: BTreeMap::new(),
+            pending: Vec::new(),
+            running: BTreeMap::new(),
+            last_task: 0,
+            first: None,
+            looked: false,
+            changed: BTreeSet::new(),
+            retired: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// What has to be done since this was last asked.
+    pub(super) fn take_actions(&mut self) -> Vec<Action<L>> {
+        let mut actions = self.start_tasks();
+        if !self.changed.is_empty() {
+            let changed = std::mem::take(&mut self.changed);
+            let rows = changed.into_iter().map(|name| {
+                let route = self.models.get(&name).map(Model::route);
+                (name, route)
+            });
+            // Before anything is retired: what serves is public first.
+            actions.insert(0, Action::Publish(rows.collect()));
+        }
+        actions.append(&mut self.retired);
+        actions.extend(self.answers.drain(..).map(Action::Answer));
+        if self.first.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.first = None;
+            actions.push(Action::Settled);
+        }
+        actions
+    }
+
+    /// When something is due though nothing happens: a look, another attempt, or the end of a wait.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let looks = self.models.values().filter_map(|model| self.next_look(model));
+        let others =
+            self.models.values().flat_map(|model| [model.next_retry(), model.waits_until()]).flatten();
+        looks.chain(others).min()
+    }
+
+    /// Whether that is a look.
+    pub(super) fn wants_look(&self, now: Instant) -> bool {
+        self.models.values().any(|model| self.next_look(model).is_some_and(|due| due <= now))
+    }
+
+    fn next_look(&self, model: &Model<L>) -> Option<Instant> {
+        let gone = model.gone.map(|(since, root)| since + self.grace(root));
+        let absent = model.absent.values().min().map(|since| *since + REMOVAL_GRACE);
+        [gone, absent, model.settling].into_iter().flatten().min()
+    }
+
+    fn grace(&self, root: bool) -> Duration {
+        if root { self.root_grace } else { REMOVAL_GRACE }
+    }
+
+    /// The time has come for something.
+    pub(super) fn tick(&mut self, at: Moment) {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= at.now);
+        let names: Vec<Arc<str>> = self.models.keys().cloned().collect();
+        for name in names {
+            let Some(model) = self.models.get_mut(&name) else { continue };
+            if is_due(model.waits_until()) {
+                warn!(model = %name, "its memory is not free in time: a run of it does not end; going on");
+                model.work = Work::Nothing;
+                self.answers.extend(model.answer_unload());
+                self.advance(&name, at, true);
+            } else if is_due(model.next_retry()) {
+                self.advance(&name, at, false);
+            }
+        }
+    }
+
+    /// A look at everything.
+    pub(super) fn seen(&mut self, snapshot: Snapshot, at: Moment) {
+        let Snapshot { models: found, absent_roots, .. } = snapshot;
+        let missing: Vec<Arc<str>> =
+            self.models.keys().filter(|name| !found.contains_key(&***name)).cloned().collect();
+        for name in missing {
+            let Some(model) = self.models.get_mut(&name) else { continue };
+            let Some(disk) = &model.disk else { continue };
+            let root = absent_roots.contains(&disk.root);
+            let since = model.gone.filter(|gone| gone.1 == root).map_or(at.now, |gone| gone.0);
+            model.gone = Some((since, root));
+            if at.now >= since + if root { self.root_grace } else { REMOVAL_GRACE } {
+                info!(model = %name, "it is not in the repository any more");
+                model.settling = None;
+                (model.disk, model.gone) = (None, None);
+                model.absent.clear();
+                self.disk_changed(&name, at);
+            }
+        }
+        let first = !self.looked;
+        if first {
+            self.looked = true;
+            self.first = Some(found.keys().map(|name| name.as_str().into()).collect());
+        }
+        for (name, disk) in found {
+            self.seen_model(&name, disk, at);
+        }
+        if first {
+            self.load_named(at);
+        }
+    }
+
+    fn seen_model(&mut self, name: &str, mut disk: ModelOnDisk, at: Moment) {
+        let (follows, retries) = (self.mode.follows() || self.mode == Mode::Once, self.mode.follows());
+        let model =
+            self.models.entry(name.into()).or_insert_with_key(|name| Model::new(name, follows, retries));
+        let came_back = model.gone.take().is_some();
+        if !disk.readable
+            && let Some(before) = &model.disk
+        {
+            // What cannot be read at the moment has not been removed.
+            disk.versions.clone_from(&before.versions);
+        }
+        model.settling = disk.settling.then_some(at.now + SETTLE);
+        let mut removed = false;
+        if follows && model.wish.instead.is_none() {
+            let versions = &disk.versions;
+            model.absent.retain(|version, _| !versions.contains_key(version));
+            for version in model.serving.keys().filter(|version| !versions.contains_key(version)) {
+                model.absent.entry(*version).or_insert(at.now);
+            }
+            // The plan takes them out of service.
+            removed = model.absent.values().any(|since| at.now >= *since + REMOVAL_GRACE);
+            if removed {
+                model.absent.clear();
+            }
+        }
+        let changed = model.disk.as_deref() != Some(&disk);
+        let name = Arc::clone(&model.name);
+        if changed {
+            model.look_at_config(&disk);
+            model.disk = Some(Arc::new(disk));
+            self.disk_changed(&name, at);
+        } else if removed || came_back {
+            self.advance(&name, at, false);
+        }
+    }
+
+    /// What was found on disk is not what it was.
+    fn disk_changed(&mut self, name: &Arc<str>, at: Moment) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.outlived();
+        if let Work::Task { id, steps, stop, .. } = &model.work {
+            if let Some(waits) = self.pending.iter().position(|(_, task)| task.id == *id) {
+                self.pending.swap_remove(waits);
+                model.work = Work::Nothing;
+            } else {
+                let versions = model.source().map(|source| &source.versions);
+                let outdated = steps.iter().any(|step| {
+                    matches!(step.what, What::Load { .. })
+                        && versions.and_then(|versions| versions.get(&step.version)) != Some(&step.files)
+                });
+                stop.fetch_or(outdated, Ordering::Relaxed);
+            }
+        }
+        self.advance(name, at, false);
+    }
+
+    /// What is named at start, where nothing serves unless asked for.
+    fn load_named(&mut self, at: Moment) {
+        let Mode::Explicit { models, all } = self.mode.clone() else { return };
+        let mut names: BTreeSet<Arc<str>> = models.iter().map(|name| name.as_str().into()).collect();
+        if all {
+            names.extend(self.models.keys().cloned());
+        }
+        if let Some(first) = &mut self.first {
+            first.retain(|name| names.contains(name));
+        }
+        for name in names {
+            let model = self
+                .models
+                .entry(Arc::clone(&name))
+                .or_insert_with_key(|name| Model::new(name, false, false));
+            if model.disk.is_none() {
+                warn!(model = %name, "it is to be loaded at start, but it is not in the model repository");
+            }
+            model.wish.policy = true;
+            model.taken.clone_from(&model.disk);
+            self.advance(&name, at, false);
+        }
+    }
+
+    /// An operator asks for something.
+    pub(super) fn order(&mut self, name: &str, (order, reply): Waiting, at: Moment) {
+        let known = self.models.contains_key(name);
+        if !known && !matches!(order, Order::Load { instead: Some(_), .. }) {
+            let outcome = match order {
+                Order::Load { .. } => Err(not_found(name)),
+                // As Triton does: what is not there is unloaded already.
+                Order::Unload { .. } => Ok(()),
+            };
+            let _ = reply.send(outcome);
+            return;
+        }
+        let (follows, retries) = (self.mode.follows(), self.mode.follows());
+        let model =
+            self.models.entry(name.into()).or_insert_with_key(|name| Model::new(name, follows, retries));
+        if model.orders.len() >= MAX_ORDERS {
+            let text = format!("{MAX_ORDERS} orders for model '{name}' wait already; retry later");
+            let _ = reply.send(Err(Refused::NotNow(text)));
+            return;
+        }
+        model.orders.push_back((order, reply));
+        let name = Arc::clone(&model.name);
+        self.advance(&name, at, false);
+    }
+
+    /// A loader is done.
+    pub(super) fn finished(&mut self, id: TaskId, outcomes: Vec<Outcome<L>>, only_verify: bool, at: Moment) {
+        let Some(name) = self.running.remove(&id) else { return };
+        let until = at.now + self.unload_timeout;
+        let Some(model) = self.models.get_mut(&name) else { return };
+        let (retired, again) = if only_verify {
+            // With room made, or nothing in the way any more, it is planned again and loaded.
+            let passed =
+                outcomes.iter().any(|outcome| matches!(outcome, Outcome::Verified | Outcome::Same(_)));
+            (model.make_room(&outcomes, at, until), passed)
+        } else {
+            let finished = model.finish(outcomes, at);
+            (finished.retired, finished.outdated)
+        };
+        model.fresh |= again && model.order.is_some();
+        self.retire(&name, retired);
+        self.advance(&name, at, again);
+    }
+
+    /// The memory of a version that was taken out of service is free.
+    pub(super) fn freed(&mut self, name: &str, version: Version, at: Moment) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if let Some(count) = model.draining.get_mut(&version) {
+            *count -= 1;
+            if *count == 0 {
+                model.draining.remove(&version);
+            }
+        }
+        let name = Arc::clone(&model.name);
+        self.changed.insert(Arc::clone(&name));
+        if matches!(model.work, Work::Memory(_)) && model.draining.is_empty() {
+            model.work = Work::Nothing;
+            self.answers.extend(model.answer_unload());
+            self.advance(&name, at, true);
+        } else {
+            self.forget_if_over(&name);
+        }
+    }
+
+    /// Does whatever can be done for a model now. `force`: what failed is tried at once.
+    fn advance(&mut self, name: &Arc<str>, at: Moment, force: bool) {
+        let (follows, until) = (self.mode.follows(), at.now + self.unload_timeout);
+        let Some(model) = self.models.get_mut(name) else { return };
+        self.changed.insert(Arc::clone(name));
+        let begun = model.next_order(follows, until);
+        let idle = matches!(model.work, Work::Nothing) && !model.waits();
+        let planned = idle.then(|| {
+            let first_try = model.try_order(follows) || force;
+            (model.plan(at.now, first_try), first_try)
+        });
+        self.answers.extend(begun.answers);
+        self.retire(name, begun.retired);
+        match planned {
+            None => {}
+            Some((Some((config, plan)), first_try)) if plan.has_work() => {
+                self.begin(name, &config, plan, first_try)
+            }
+            Some((plan, _)) => self.rest(name, plan.map(|(_, plan)| plan).as_ref(), at),
+        }
+    }
+
+    fn begin(&mut self, name: &Arc<str>, config: &Arc<ModelConfig>, plan: Plan<L>, first_try: bool) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.failed.retain(|version, _| plan.considered.contains(version));
+        if !first_try {
+            // More has changed since; the order was for what was there when it came.
+            self.answers.extend(model.answer_load());
+        }
+        self.last_task += 1;
+        let task = model.begin(TaskId(self.last_task), config, plan);
+        self.pending.push((Arc::clone(name), task));
+    }
+
+    /// Nothing has to be loaded: what is not wanted any more goes.
+    fn rest(&mut self, name: &Arc<str>, plan: Option<&Plan<L>>, at: Moment) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let retired = match plan {
+            Some(plan) => {
+                model.failed.retain(|version, _| plan.considered.contains(version));
+                model.keep_only(plan.stays(), !plan.considered.is_empty())
+            }
+            // Its configuration is wrong: what serves goes on, unless it was removed.
+            None => {
+                let there = model.source().map(|source| source.versions.keys().copied().collect());
+                model.keep_only(there.unwrap_or_default(), false)
+            }
+        };
+        self.answers.extend(model.answer_load());
+        let more = matches!(model.work, Work::Nothing) && !model.orders.is_empty();
+        self.retire(name, retired);
+        self.worked_through(name);
+        if more {
+            self.advance(name, at, false);
+        } else {
+            self.forget_if_over(name);
+        }
+    }
+
+    fn worked_through(&mut self, name: &Arc<str>) {
+        if let Some(first) = &mut self.first {
+            first.remove(name);
+        }
+    }
+
+    fn forget_if_over(&mut self, name: &Arc<str>) {
+        if self.models.get(name).is_some_and(Model::is_over) {
+            self.models.remove(name);
+            self.worked_through(name);
+        }
+    }
+
+    fn retire(&mut self, model: &Arc<str>, retired: Vec<(Version, L)>) {
+        for (version, live) in retired {
+            info!(%model, %version, "out of service");
+            self.retired.push(Action::Retire { model: Arc::clone(model), version, live });
+        }
+    }
+
+    /// Gives tasks to free loaders: what serves already before what does not, small before large.
+    fn start_tasks(&mut self) -> Vec<Action<L>> {
+        let mut started = Vec::new();
+        while self.running.len() < self.load_threads {
+            let key = |(name, task): &(Arc<str>, Task<L>)| {
+                let size: u64 = task
+                    .steps
+                    .iter()
+                    .filter(|step| matches!(step.what, What::Load { .. }))
+                    .map(|step| step.files.size())
+                    .sum();
+                (task.newest.is_none(), size, Arc::clone(name))
+            };
+            let Some(next) = (0..self.pending.len()).min_by_key(|index| key(&self.pending[*index])) else {
+                break;
+            };
+            let (name, task) = self.pending.swap_remove(next);
+            self.running.insert(task.id, name);
+            started.push(Action::Load(task));
+        }
+        started
+    }
+}
+
+/// Triton's text.
+pub(super) fn not_found(name: &str) -> Refused {
+    Refused::NotFound(format!(
+        "failed to load '{}', failed to poll from model repository: it is in none",
+        crate::text::quote(name)
+    ))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

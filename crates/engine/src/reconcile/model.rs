@@ -1,0 +1,468 @@
+//! The state of one model: what is on disk, what serves, what failed, and how a finished load changes it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant, SystemTime},
+};
+
+use sconce_repository::{Availability, Difference, Digest, ModelConfig, ModelOnDisk, Version, VersionOnDisk};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::{
+    order::{Order, Refused, Wish},
+    plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
+};
+use crate::table::{Failure, Route, State, Step};
+
+/// Between the first two attempts at one content; twice as long after each.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// And never longer.
+const LAST_RETRY: Duration = Duration::from_secs(300);
+/// After so many attempts at an incomplete copy nobody seems to be copying any more.
+const WARN_INCOMPLETE: u32 = 5;
+
+/// The moment of a step, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    pub(super) wall: SystemTime,
+}
+
+/// A version that serves.
+#[derive(Clone, Debug)]
+pub(super) struct Serving<L> {
+    pub(super) live: L,
+    /// The files as they were when this was loaded, or when they were last found to be the same.
+    pub(super) files: VersionOnDisk,
+    pub(super) digest: Digest,
+    pub(super) config: Arc<ModelConfig>,
+}
+
+/// Attempts at one content of a version.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    pub(super) files: VersionOnDisk,
+    pub(super) config: Arc<ModelConfig>,
+    pub(super) digest: Option<Digest>,
+    /// When it is tried again though nothing has changed.
+    pub(super) retry: Option<Instant>,
+    pub(super) shown: Failure,
+}
+
+/// What goes on with a model.
+#[derive(Debug)]
+pub(super) enum Work<L> {
+    Nothing,
+    /// A loader has its task, or will have.
+    Task {
+        id: TaskId,
+        steps: Vec<TaskStep<L>>,
+        count: usize,
+        config: Arc<ModelConfig>,
+        /// Set when what is being loaded is not there any more.
+        stop: Arc<AtomicBool>,
+    },
+    /// What served has been taken out of service and its memory is awaited, until then.
+    Memory(Instant),
+}
+
+/// An order and who waits for its outcome.
+pub(super) type Waiting = (Order, oneshot::Sender<Result<(), Refused>>);
+
+/// One model.
+#[derive(Debug)]
+pub(super) struct Model<L> {
+    pub(super) name: Arc<str>,
+    /// As the last look found it, and while it cannot be read, as the last one that could.
+    pub(super) disk: Option<Arc<ModelOnDisk>>,
+    /// Since when it is not there, and whether that is because its repository is not.
+    pub(super) gone: Option<(Instant, bool)>,
+    /// When to look again at text files that may be half written.
+    pub(super) settling: Option<Instant>,
+    /// Since when versions that serve are not there.
+    pub(super) absent: BTreeMap<Version, Instant>,
+    /// What serves is compared with this where changes on disk do not count until an operator says so.
+    pub(super) taken: Option<Arc<ModelOnDisk>>,
+    pub(super) wish: Wish,
+    pub(super) serving: BTreeMap<Version, Serving<L>>,
+    pub(super) failed: BTreeMap<Version, Failed>,
+    /// How many of each version have been taken out of service and are not gone.
+    pub(super) draining: BTreeMap<Version, usize>,
+    pub(super) work: Work<L>,
+    /// The order that is being carried out, and the next ones.
+    pub(super) order: Option<Waiting>,
+    pub(super) orders: VecDeque<Waiting>,
+    /// The order that is being carried out has not been tried yet.
+    pub(super) fresh: bool,
+    /// Whether failed loads are tried again without a change.
+    pub(super) retries: bool,
+}
+
+/// What a finished task asks for.
+#[derive(Debug, Default)]
+pub(super) struct Finished<L> {
+    /// Out of service, by version.
+    pub(super) retired: Vec<(Version, L)>,
+    /// What was loaded is not what is wanted any more: plan again.
+    pub(super) outdated: bool,
+}
+
+impl<L: Clone> Model<L> {
+    pub(super) fn new(name: &str, follows: bool, retries: bool) -> Self {
+        Self {
+            name: name.into(),
+            disk: None,
+            gone: None,
+            settling: None,
+            absent: BTreeMap::new(),
+            taken: None,
+            wish: Wish::none(follows),
+            serving: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            work: Work::Nothing,
+            order: None,
+            orders: VecDeque::new(),
+            fresh: false,
+            retries,
+        }
+    }
+
+    /// What is to be served.
+    pub(super) fn source(&self) -> Option<&Arc<ModelOnDisk>> {
+        let instead = self.wish.instead.as_ref().map(|instead| &instead.disk);
+        instead.or(self.taken.as_ref()).or(self.disk.as_ref())
+    }
+
+    /// Whether it is not the time to compare: it may be in the middle of a change.
+    pub(super) fn waits(&self) -> bool {
+        self.settling.is_some() || self.gone.is_some() || !self.absent.is_empty()
+    }
+
+    /// Compares what is wanted with what serves; `None` while the configuration is wrong, and what serves
+    /// goes on.
+    pub(super) fn plan(&self, now: Instant, force: bool) -> Option<(Arc<ModelConfig>, Plan<L>)> {
+        let source = self.source()?;
+        let config = Arc::new(source.config.as_ref().ok()?.clone());
+        let known = Known { serving: &self.serving, failed: &self.failed, now, force };
+        let plan = plan::plan(source, &config, &self.wish, &known);
+        Some((config, plan))
+    }
+
+    /// Takes the plan over as a task. With `availability: replace` the first task only verifies, when
+    /// something has to go before anything can be loaded.
+    pub(super) fn begin(&mut self, id: TaskId, config: &Arc<ModelConfig>, plan: Plan<L>) -> Task<L> {
+        let Plan { steps, count, .. } = plan;
+        let only_verify =
+            config.availability == Availability::Replace && !self.victims(&steps, count).is_empty();
+        let stop = Arc::new(AtomicBool::new(false));
+        let newest = self.serving.values().next_back().map(|serving| serving.live.clone());
+        self.work = Work::Task {
+            id,
+            steps: steps.clone(),
+            count,
+            config: Arc::clone(config),
+            stop: Arc::clone(&stop),
+        };
+        Task {
+            id,
+            model: Arc::clone(&self.name),
+            config: Arc::clone(config),
+            steps,
+            count,
+            only_verify,
+            newest,
+            stop,
+        }
+    }
+
+    /// What would not serve any more, or from other bytes, if all that is loaded passed.
+    fn victims(&self, steps: &[TaskStep<L>], count: usize) -> BTreeSet<Version> {
+        if !steps.iter().any(|step| matches!(step.what, What::Load { .. })) {
+            return BTreeSet::new();
+        }
+        let selected = select(steps, count, |_| true);
+        let stays = |version: &Version| {
+            selected.contains(version)
+                && steps
+                    .iter()
+                    .any(|step| step.version == *version && !matches!(step.what, What::Load { .. }))
+        };
+        self.serving.keys().copied().filter(|version| !stays(version)).collect()
+    }
+
+    /// A verified task whose versions need the place of what serves.
+    pub(super) fn make_room(
+        &mut self,
+        outcomes: &[Outcome<L>],
+        at: Moment,
+        until: Instant,
+    ) -> Vec<(Version, L)> {
+        let Work::Task { steps, count, config, .. } = std::mem::replace(&mut self.work, Work::Nothing) else {
+            return Vec::new();
+        };
+        let victims = self.victims(&steps, count);
+        self.record(&steps, outcomes, &config, at);
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            if let Outcome::Same(digest) = outcome {
+                self.found_same(step.version, step.files.clone(), *digest);
+            }
+        }
+        let passed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Verified));
+        let victims = if passed { victims } else { BTreeSet::new() };
+        let retired: Vec<_> = victims.into_iter().filter_map(|version| self.retire(version)).collect();
+        if !retired.is_empty() {
+            self.work = Work::Memory(until);
+        }
+        retired
+    }
+
+    /// A task is finished: what passed serves, what is not wanted any more does not.
+    pub(super) fn finish(&mut self, outcomes: Vec<Outcome<L>>, at: Moment) -> Finished<L> {
+        let mut finished = Finished { retired: Vec::new(), outdated: false };
+        let Work::Task { steps, count, config, .. } = std::mem::replace(&mut self.work, Work::Nothing) else {
+            return finished;
+        };
+        self.record(&steps, &outcomes, &config, at);
+        let passes: BTreeMap<Version, bool> = steps
+            .iter()
+            .zip(&outcomes)
+            .map(|(step, outcome)| (step.version, outcome.passes(self.serving.contains_key(&step.version))))
+            .collect();
+        let mut selected = select(&steps, count, |version| passes.get(&version) == Some(&true));
+        for (step, outcome) in steps.into_iter().zip(outcomes) {
+            self.take(step, outcome, &config, &mut finished);
+        }
+        if finished.outdated {
+            // It is planned again, and until then nothing is taken out of service.
+            return finished;
+        }
+        selected.retain(|version| self.serving.contains_key(version));
+        finished.retired.extend(self.keep_only(selected, !passes.is_empty()));
+        finished
+    }
+
+    /// Takes out of service what is not among these. When something is wanted and nothing of it passes,
+    /// what serves goes on, as long as nobody removed it.
+    pub(super) fn keep_only(&mut self, mut selected: BTreeSet<Version>, wanted: bool) -> Vec<(Version, L)> {
+        if selected.is_empty() && wanted {
+            let there = |version: &&Version| {
+                self.source().is_some_and(|source| source.versions.contains_key(version))
+                    && self.wish.versions.get(version) != Some(&false)
+            };
+            selected = self.serving.keys().filter(there).copied().collect();
+        }
+        let others: Vec<Version> =
+            self.serving.keys().copied().filter(|version| !selected.contains(version)).collect();
+        others.into_iter().filter_map(|version| self.retire(version)).collect()
+    }
+
+    /// Takes a version out of service.
+    pub(super) fn retire(&mut self, version: Version) -> Option<(Version, L)> {
+        let serving = self.serving.remove(&version)?;
+        *self.draining.entry(version).or_default() += 1;
+        Some((version, serving.live))
+    }
+
+    /// Puts one outcome into service.
+    fn take(
+        &mut self,
+        step: TaskStep<L>,
+        outcome: Outcome<L>,
+        config: &Arc<ModelConfig>,
+        finished: &mut Finished<L>,
+    ) {
+        let TaskStep { version, files, .. } = step;
+        let (live, digest) = match outcome {
+            Outcome::Loaded(live, digest) => (live, digest),
+            Outcome::Rebound(live) => {
+                let Some(digest) = self.serving.get(&version).map(|serving| serving.digest) else { return };
+                (live, digest)
+            }
+            Outcome::Same(digest) => return self.found_same(version, files, digest),
+            Outcome::Untouched | Outcome::Verified | Outcome::StillBad | Outcome::Failed(_) => return,
+        };
+        if !self.is_wanted(version, &files, config) {
+            *self.draining.entry(version).or_default() += 1;
+            finished.retired.push((version, live));
+            finished.outdated = true;
+            return;
+        }
+        let serving = Serving { live, files, digest, config: Arc::clone(config) };
+        if let Some(before) = self.serving.insert(version, serving) {
+            *self.draining.entry(version).or_default() += 1;
+            finished.retired.push((version, before.live));
+        }
+    }
+
+    /// Only touched: the files are these now, and hold what serves.
+    fn found_same(&mut self, version: Version, files: VersionOnDisk, digest: Digest) {
+        if let Some(serving) = self.serving.get_mut(&version) {
+            (serving.files, serving.digest) = (files, digest);
+        }
+    }
+
+    /// Whether what was loaded is still what is there, so that nothing is published that was removed or
+    /// replaced meanwhile.
+    fn is_wanted(&self, version: Version, files: &VersionOnDisk, config: &ModelConfig) -> bool {
+        self.source().is_some_and(|source| {
+            source.versions.get(&version) == Some(files)
+                && source.config.as_ref().is_ok_and(|now| config.difference(now) != Difference::Reload)
+        })
+    }
+
+    /// Keeps in mind what failed, and forgets it where it passed.
+    fn record(
+        &mut self,
+        steps: &[TaskStep<L>],
+        outcomes: &[Outcome<L>],
+        config: &Arc<ModelConfig>,
+        at: Moment,
+    ) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Failed(not_passed) => self.record_failure(step, not_passed, config, at),
+                Outcome::StillBad => {
+                    if let Some(failed) = self.failed.get_mut(&step.version) {
+                        failed.files = step.files.clone();
+                    }
+                }
+                Outcome::Same(_) | Outcome::Rebound(_) | Outcome::Loaded(..) => {
+                    self.failed.remove(&step.version);
+                }
+                Outcome::Untouched | Outcome::Verified => {}
+            }
+        }
+    }
+
+    fn record_failure(
+        &mut self,
+        step: &TaskStep<L>,
+        not_passed: &NotPassed,
+        config: &Arc<ModelConfig>,
+        at: Moment,
+    ) {
+        let NotPassed { step: stage, reason, digest } = not_passed;
+        let before = self.failed.get(&step.version).filter(|failed| {
+            let same_bytes = digest.is_some() && failed.digest == *digest || failed.files == step.files;
+            same_bytes && failed.config.difference(config) == Difference::None
+        });
+        let attempts = before.map_or(0, |failed| failed.shown.attempts).saturating_add(1);
+        let delay = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16)).min(LAST_RETRY);
+        let next = self.retries.then_some(delay);
+        let again = next.map_or_else(String::new, |delay| {
+            format!("; attempt {attempts}, tried again when it changes or in {}s", delay.as_secs())
+        });
+        let (model, version) = (&self.name, step.version);
+        let serves = if self.serving.contains_key(&version) { ", its earlier content serves on" } else { "" };
+        if *stage == Step::Copy && attempts < WARN_INCOMPLETE {
+            info!(%model, %version, "waiting for it to be complete{serves}: {reason}");
+        } else {
+            warn!(%model, %version, step = stage.name(), attempts, "not served{serves}: {reason}{again}");
+        }
+        let shown = Failure {
+            reason: reason.clone(),
+            step: *stage,
+            attempts,
+            last: at.wall,
+            next: next.map(|delay| at.wall + delay),
+        };
+        let failed = Failed {
+            files: step.files.clone(),
+            config: Arc::clone(config),
+            digest: *digest,
+            retry: next.map(|delay| at.now + delay),
+            shown,
+        };
+        self.failed.insert(step.version, failed);
+    }
+
+    /// When something that failed is to be tried again.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let can = matches!(self.work, Work::Nothing)
+            && !self.waits()
+            && self.source().is_some_and(|source| source.config.is_ok());
+        if !can {
+            return None;
+        }
+        self.failed.values().filter_map(|failed| failed.retry).min()
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn is_over(&self) -> bool {
+        let idle = matches!(self.work, Work::Nothing) && self.order.is_none() && self.orders.is_empty();
+        idle && self.disk.is_none()
+            && self.wish.instead.is_none()
+            && self.serving.is_empty()
+            && self.draining.is_empty()
+    }
+
+    /// What the table says of it.
+    pub(super) fn route(&self) -> Route<L> {
+        let mut route = Route { unloaded: !self.wish.policy && self.serving.is_empty(), ..Route::default() };
+        let source = self.source();
+        let unavailable = |reason: String| State::Unavailable(reason);
+        if let Some(source) = source.filter(|_| self.wish.policy) {
+            for version in &source.missing {
+                let dir = source.dir.display();
+                let reason = format!(
+                    "version {version} is chosen by the configuration, but {dir} has no directory '{version}'"
+                );
+                route.versions.insert(*version, unavailable(reason));
+            }
+        }
+        if let Some(source) = source.filter(|_| self.wish.unloaded) {
+            route
+                .versions
+                .extend(source.wanted.iter().map(|version| (*version, unavailable("unloaded".to_owned()))));
+        }
+        for (version, _) in self.wish.versions.iter().filter(|(_, wanted)| !**wanted) {
+            route.versions.insert(*version, unavailable("unloaded".to_owned()));
+        }
+        for (version, failed) in &self.failed {
+            route.versions.insert(*version, unavailable(failed.shown.reason.clone()));
+            route.failures.insert(*version, failed.shown.clone());
+        }
+        route.versions.extend(self.draining.keys().map(|version| (*version, State::Unloading)));
+        if let Work::Task { steps, .. } = &self.work {
+            let loading = steps.iter().filter(|step| matches!(step.what, What::Load { .. }));
+            route.versions.extend(loading.map(|step| (step.version, State::Loading)));
+        }
+        let ready =
+            self.serving.iter().map(|(version, serving)| (*version, State::Ready(serving.live.clone())));
+        route.versions.extend(ready);
+        route.problem = self.problem(source, route.versions.is_empty());
+        route
+    }
+
+    fn problem(&self, source: Option<&Arc<ModelOnDisk>>, nothing: bool) -> Option<String> {
+        let Some(source) = source else {
+            return self.wish.policy.then(|| "it is not in the model repository".to_owned());
+        };
+        match &source.config {
+            Err(error) => Some(error.to_string()),
+            Ok(_) if nothing && self.wish.policy => {
+                Some(format!("{} has no version directory (1, 2, ...) to serve", source.dir.display()))
+            }
+            Ok(_) => None,
+        }
+    }
+}
+
+/// The versions that serve if those pass: of those that count, the first so many, and all others.
+fn select<L>(steps: &[TaskStep<L>], count: usize, passes: impl Fn(Version) -> bool) -> BTreeSet<Version> {
+    let mut left = count;
+    let mut selected = BTreeSet::new();
+    for step in steps.iter().filter(|step| passes(step.version)) {
+        if step.counted {
+            if left == 0 {
+                continue;
+            }
+            left -= 1;
+        }
+        selected.insert(step.version);
+    }
+    selected
+}

@@ -1,0 +1,221 @@
+//! Which versions of a model are to serve, and what has to be done for each of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
+
+use sconce_repository::{
+    Difference, Digest, ModelConfig, ModelOnDisk, Version, VersionOnDisk, VersionPolicy,
+};
+
+use super::{
+    model::{Failed, Serving},
+    order::Wish,
+};
+use crate::table::Step;
+
+/// Names a task to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TaskId(pub(super) u64);
+
+/// What a loader has to do for one model: all that becomes visible at once.
+#[derive(Clone, Debug)]
+pub(super) struct Task<L> {
+    pub(super) id: TaskId,
+    pub(super) model: Arc<str>,
+    pub(super) config: Arc<ModelConfig>,
+    /// The versions, in the order in which they are tried.
+    pub(super) steps: Vec<TaskStep<L>>,
+    /// How many of those that count are to serve; the others are not touched.
+    pub(super) count: usize,
+    /// Read and compare, but load nothing: what serves has to go first.
+    pub(super) only_verify: bool,
+    /// What serves now: new versions are warmed with what it was asked.
+    pub(super) newest: Option<L>,
+    /// Set when what is being loaded is not there any more.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// One version of a task.
+#[derive(Clone, Debug)]
+pub(super) struct TaskStep<L> {
+    pub(super) version: Version,
+    pub(super) files: VersionOnDisk,
+    /// One of the `count` that the policy asks for, not of those that were asked for by number.
+    pub(super) counted: bool,
+    pub(super) what: What<L>,
+}
+
+/// What has to be done for a version.
+#[derive(Clone, Debug)]
+pub(super) enum What<L> {
+    /// Nothing: it serves, and goes on.
+    Keep,
+    /// It serves these bytes, and gets another configuration that needs no loading.
+    Rebind(L),
+    /// Load it, unless its bytes turn out to be known.
+    Load {
+        /// What serves under its number, the digest of that, and what the configuration changes.
+        serving: Option<(L, Digest, Difference)>,
+        /// The bytes that failed last, with this configuration, when it is not time to try them again.
+        failed: Option<Digest>,
+    },
+}
+
+/// What came of a step.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome<L> {
+    /// Nothing was done: it serves, or enough others do.
+    Untouched,
+    /// Its bytes are those that serve.
+    Same(Digest),
+    /// It serves with another configuration.
+    Rebound(L),
+    /// It is loaded and warm.
+    Loaded(L, Digest),
+    /// It could be loaded; asked for with [`Task::only_verify`].
+    Verified,
+    /// Its bytes are those that failed last.
+    StillBad,
+    /// It did not pass.
+    Failed(NotPassed),
+}
+
+/// Why a version did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotPassed {
+    pub(super) step: Step,
+    pub(super) reason: String,
+    /// Its bytes, when they could be read.
+    pub(super) digest: Option<Digest>,
+}
+
+impl<L> Outcome<L> {
+    /// Nothing could be done about it.
+    pub(super) fn no_thread(why: &std::io::Error) -> Self {
+        let reason = format!("the system gives no thread to load it: {why}");
+        Self::Failed(NotPassed { step: Step::Load, reason, digest: None })
+    }
+
+    /// Whether the version can serve after it, given whether it does before.
+    pub(super) fn passes(&self, serves: bool) -> bool {
+        match self {
+            Self::Same(_) | Self::Rebound(_) | Self::Loaded(..) => true,
+            Self::Untouched | Self::Verified | Self::StillBad | Self::Failed(_) => serves,
+        }
+    }
+}
+
+/// The steps towards what is wanted.
+#[derive(Debug)]
+pub(super) struct Plan<L> {
+    pub(super) steps: Vec<TaskStep<L>>,
+    pub(super) count: usize,
+    /// Every version that was thought of, also those from which nothing is to be had now.
+    pub(super) considered: BTreeSet<Version>,
+}
+
+impl<L> Plan<L> {
+    /// What serves and goes on, when there is no work.
+    pub(super) fn stays(&self) -> BTreeSet<Version> {
+        self.steps.iter().map(|step| step.version).collect()
+    }
+
+    /// Whether a loader has to do something.
+    pub(super) fn has_work(&self) -> bool {
+        self.steps.iter().any(|step| !matches!(step.what, What::Keep))
+    }
+}
+
+/// What is known of a model's versions.
+pub(super) struct Known<'a, L> {
+    pub(super) serving: &'a BTreeMap<Version, Serving<L>>,
+    pub(super) failed: &'a BTreeMap<Version, Failed>,
+    pub(super) now: Instant,
+    /// What failed is tried again although it is not time.
+    pub(super) force: bool,
+}
+
+/// Compares what is on disk with what serves.
+pub(super) fn plan<L: Clone>(
+    source: &ModelOnDisk,
+    config: &Arc<ModelConfig>,
+    wish: &Wish,
+    known: &Known<'_, L>,
+) -> Plan<L> {
+    let (candidates, count) = candidates(source, wish);
+    let mut steps = Vec::new();
+    let mut considered = BTreeSet::new();
+    let mut left = count;
+    for (version, counted) in candidates {
+        let Some(files) = source.versions.get(&version) else { continue };
+        if counted && left == 0 {
+            continue;
+        }
+        considered.insert(version);
+        let Some(what) = what(version, files, config, known) else { continue };
+        // What has to pass first may fail, and then the next one is needed.
+        if counted && !matches!(what, What::Load { .. }) {
+            left -= 1;
+        }
+        steps.push(TaskStep { version, files: files.clone(), counted, what });
+    }
+    Plan { steps, count, considered }
+}
+
+/// The versions that may be served, in order of preference, whether each is one of the number that is
+/// wanted, and that number. `latest: n` is the n highest that pass: a bad one holds back no good one.
+fn candidates(source: &ModelOnDisk, wish: &Wish) -> (Vec<(Version, bool)>, usize) {
+    let refused = |version: &Version| wish.versions.get(version) == Some(&false);
+    let policy = source.config.as_ref().ok().map(|config| &config.version_policy).filter(|_| wish.policy);
+    let (chosen, count): (Vec<Version>, usize) = match policy {
+        None => (Vec::new(), 0),
+        Some(VersionPolicy::Latest(count)) => {
+            (source.versions.keys().rev().copied().collect(), count.get() as usize)
+        }
+        Some(VersionPolicy::All | VersionPolicy::Specific(_)) => (source.wanted.clone(), source.wanted.len()),
+    };
+    let mut candidates: Vec<(Version, bool)> =
+        chosen.into_iter().filter(|version| !refused(version)).map(|version| (version, true)).collect();
+    for (&version, _) in wish.versions.iter().filter(|(_, wanted)| **wanted) {
+        candidates.retain(|(other, _)| *other != version);
+        candidates.push((version, false));
+    }
+    (candidates, count)
+}
+
+/// `None` when there is nothing to be had from this version now.
+fn what<L: Clone>(
+    version: Version,
+    files: &VersionOnDisk,
+    config: &Arc<ModelConfig>,
+    known: &Known<'_, L>,
+) -> Option<What<L>> {
+    let serving = known.serving.get(&version);
+    let difference = serving.map(|serving| serving.config.difference(config));
+    match (serving, difference) {
+        (Some(serving), Some(Difference::None)) if serving.files == *files => return Some(What::Keep),
+        (Some(serving), Some(Difference::InPlace)) if serving.files == *files => {
+            return Some(What::Rebind(serving.live.clone()));
+        }
+        _ => {}
+    }
+    let mut known_bad = None;
+    if let Some(failed) = known.failed.get(&version) {
+        let due = known.force || failed.retry.is_some_and(|retry| retry <= known.now);
+        let same_config = failed.config.difference(config) == Difference::None;
+        if same_config && !due {
+            if failed.files == *files {
+                return serving.map(|_| What::Keep);
+            }
+            // Perhaps only touched: the digest will tell.
+            known_bad = failed.digest;
+        }
+    }
+    let serving = serving
+        .zip(difference)
+        .map(|(serving, difference)| (serving.live.clone(), serving.digest, difference));
+    Some(What::Load { serving, failed: known_bad })
+}
