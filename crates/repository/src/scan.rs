@@ -1,19 +1,26 @@
 //! One look at everything on disk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use crate::{
-    ConfigError, FileOnDisk, ModelConfig, Stamp, Version, VersionOnDisk, VersionPolicy, config, escape,
-    manifest::{MANIFEST, Manifest},
-    verify,
-};
+use crate::{ConfigError, ModelConfig, Version, VersionOnDisk, VersionPolicy, config, escape, stamp::Moment};
 
-/// What `mkfs` puts into the root of a volume; unreadable, and nobody's model.
-const LOST_AND_FOUND: &str = "lost+found";
+mod cache;
+mod entries;
+mod links;
+mod root;
+
+use cache::{ModelCache, Recent};
+use entries::{Entry, Kind};
+use links::Paths;
+use root::Root;
+
+/// A text file that is younger than this may be half written.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// What one look at the repositories found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,17 +81,30 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Looks at repositories, again and again.
+/// Looks at repositories, again and again, and reads again only what has changed.
 #[derive(Debug)]
 pub struct Scanner {
-    roots: Vec<PathBuf>,
+    roots: Vec<Root>,
     confine_symlinks: bool,
+    /// What is remembered of each model, by its directory.
+    models: HashMap<PathBuf, ModelCache>,
+    recent: Recent,
+}
+
+/// One look, while it lasts.
+#[derive(Debug)]
+struct Look<'a> {
+    now: Moment,
+    paths: Paths,
+    recent: &'a mut Recent,
+    problems: Vec<Problem>,
 }
 
 impl Scanner {
     /// For these roots; with `confine_symlinks`, links that lead out of their root are refused.
     pub fn new(roots: Vec<PathBuf>, confine_symlinks: bool) -> Self {
-        Self { roots, confine_symlinks }
+        let roots = roots.into_iter().map(Root::new).collect();
+        Self { roots, confine_symlinks, models: HashMap::new(), recent: Recent::new(SETTLE) }
     }
 
     /// Looks at every model of every root.
@@ -93,25 +113,44 @@ impl Scanner {
     /// the others are found all the same. A root that could not be read is a problem whose path is the
     /// root; its models are then absent without having been removed. Symlinks are followed.
     pub fn look(&mut self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
+        let paths = Paths { watch: BTreeSet::new(), confine: None };
+        let mut look = Look { now: Moment::now(), paths, recent: &mut self.recent, problems: Vec::new() };
+        let mut models = Models { known: std::mem::take(&mut self.models), seen: HashMap::new() };
         let mut found: BTreeMap<String, Vec<ModelOnDisk>> = BTreeMap::new();
-        for root in distinct(&self.roots, &mut snapshot.problems) {
-            snapshot.watch.insert(root.to_owned());
-            for (name, dir) in candidates(root, &mut snapshot) {
-                if let Some(model) = look_at(&name, root, &dir, &mut snapshot) {
-                    found.entry(name).or_default().push(model);
+        let mut absent_roots = BTreeSet::new();
+        let mut real_roots = BTreeSet::new();
+        for root in &mut self.roots {
+            let real = look.paths.whole(&root.path);
+            // Read twice, each of its models would stand in its own way.
+            if !real_roots.insert(real.clone().unwrap_or_else(|| root.path.clone())) {
+                let message = "the same repository is given twice; it is read once".to_owned();
+                look.problems.push(Problem::new(&root.path, message));
+                continue;
+            }
+            look.paths.confine = real.filter(|_| self.confine_symlinks);
+            match look.root(root, &mut models) {
+                Ok(models) => {
+                    models.into_iter().for_each(|model| {
+                        found.entry(model.name.clone()).or_default().push(model);
+                    });
+                }
+                Err(reason) => {
+                    look.problems.push(Problem::new(&root.path, reason));
+                    absent_roots.insert(root.path.clone());
                 }
             }
         }
-        snapshot.models =
-            found.into_iter().filter_map(|(name, models)| Some((name, only(models)?))).collect();
-        snapshot
+        let Look { paths, problems, .. } = look;
+        self.recent.turn();
+        self.models = models.seen;
+        let models = found.into_iter().filter_map(|(name, models)| Some((name, only(models)?))).collect();
+        Snapshot { models, problems, absent_roots, watch: paths.watch }
     }
 
     /// Whether a root is another directory than at the last look, as after mounting a volume over it,
     /// of which no watch tells.
     pub fn roots_changed(&self) -> bool {
-        false
+        self.roots.iter().any(Root::has_changed)
     }
 }
 
@@ -120,114 +159,186 @@ pub fn scan(roots: &[PathBuf]) -> Snapshot {
     Scanner::new(roots.to_vec(), false).look()
 }
 
-/// The roots without those that are the same directory as one before; otherwise each of its models
-/// would stand in its own way.
-fn distinct<'a>(roots: &'a [PathBuf], problems: &mut Vec<Problem>) -> Vec<&'a Path> {
-    let mut seen = BTreeSet::new();
-    let mut distinct = Vec::new();
-    for root in roots {
-        let real = root.canonicalize().unwrap_or_else(|_| root.clone());
-        if seen.insert(real) {
-            distinct.push(root.as_path());
-        } else {
-            problems
-                .push(Problem::new(root, "the same repository is given twice; it is read once".to_owned()));
-        }
-    }
-    distinct
+/// What is remembered from the last look, and for the next.
+#[derive(Debug)]
+struct Models {
+    known: HashMap<PathBuf, ModelCache>,
+    seen: HashMap<PathBuf, ModelCache>,
 }
 
-/// The directories in a root that may be models, with their names, in order.
-fn candidates(root: &Path, snapshot: &mut Snapshot) -> Vec<(String, PathBuf)> {
-    let problems = &mut snapshot.problems;
-    let paths = match children(root) {
-        Ok(paths) => paths,
-        Err(err) => {
-            snapshot.absent_roots.insert(root.to_owned());
-            problems.push(Problem::new(root, format!("cannot be read as a model repository: {err}")));
-            return Vec::new();
+/// What is found under a name that may be a directory.
+enum Place {
+    Directory,
+    /// Nothing, or nothing of interest.
+    Nothing,
+    /// Something that cannot be seen at the moment.
+    Hidden(io::Error),
+}
+
+impl Look<'_> {
+    /// The models of a root, or why it is taken for absent.
+    fn root(&mut self, root: &mut Root, models: &mut Models) -> Result<Vec<ModelOnDisk>, String> {
+        let entries = root.list()?;
+        self.paths.watch.insert(root.path.clone());
+        let mut problems = Vec::new();
+        // Problems of the root come before those of its models.
+        let before = self.problems.len();
+        let mut found = Vec::new();
+        for entry in entries.iter().filter(|entry| !entry.is_hidden()) {
+            let dir = root.path.join(&entry.name);
+            let cache = models.known.remove(&dir);
+            let error = match self.place(&dir, entry.kind, &mut problems) {
+                Place::Nothing => continue,
+                Place::Directory => None,
+                Place::Hidden(err) if cache.is_some() => Some(err),
+                Place::Hidden(err) => {
+                    problems.push(entries::not_seen(&dir, &err));
+                    continue;
+                }
+            };
+            let Some(name) = entry.name.to_str() else {
+                let message = "ignored: a model's name must be UTF-8 text, so that clients can write it";
+                problems.push(Problem::new(&dir, message.to_owned()));
+                continue;
+            };
+            let mut cache = cache.unwrap_or_default();
+            let subject = Subject { name, root: &root.path, dir: &dir };
+            let model = match error {
+                Some(err) => Some(subject.unreadable(&err)),
+                None => self.model(&subject, &mut cache, &mut problems),
+            };
+            if let Some(model) = model {
+                found.push(model);
+                models.seen.insert(dir, cache);
+            }
         }
-    };
-    let mut candidates = Vec::new();
-    for path in paths {
-        let Some(name) = path.file_name() else { continue };
-        if name.as_encoded_bytes().starts_with(b".") || name == LOST_AND_FOUND {
-            continue;
+        self.problems.splice(before..before, entries::bounded(&root.path, problems));
+        Ok(found)
+    }
+
+    /// Whether this is a directory, or leads to one.
+    fn place(&mut self, path: &Path, kind: Kind, problems: &mut Vec<Problem>) -> Place {
+        match kind {
+            Kind::Directory => return Place::Directory,
+            Kind::Other => return Place::Nothing,
+            Kind::Link => {}
         }
-        let is_dir = match path.metadata() {
-            Ok(metadata) => metadata.is_dir(),
-            Err(err) => {
-                problems.push(Problem::new(&path, format!("ignored, it cannot be looked at: {err}")));
+        if let Err(target) = self.paths.link(path) {
+            let message = format!("ignored: it {}", links::leads_out(&target));
+            problems.push(Problem::new(path, message));
+            return Place::Nothing;
+        }
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Place::Directory,
+            Ok(_) => Place::Nothing,
+            Err(err) if entries::is_nothing(&err) => {
+                problems.push(entries::not_seen(path, &err));
+                Place::Nothing
+            }
+            Err(err) => Place::Hidden(err),
+        }
+    }
+
+    /// Looks at one directory; `None` when nothing in it speaks for a model.
+    fn model(
+        &mut self,
+        subject: &Subject<'_>,
+        cache: &mut ModelCache,
+        root_problems: &mut Vec<Problem>,
+    ) -> Option<ModelOnDisk> {
+        let dir = subject.dir;
+        self.paths.watch.insert(dir.to_owned());
+        let entries = match entries::list(dir) {
+            Ok(entries) => entries,
+            // Deleted since its root was read.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return None,
+            Err(err) => return Some(subject.unreadable(&err)),
+        };
+        let has = |name: &&str| entries.iter().any(|entry| entry.name == *name);
+        let present: Vec<&str> = config::NAMES.into_iter().filter(has).collect();
+        let mut problems = Vec::new();
+        let (dirs, readable) = self.versions(dir, &entries, &mut problems);
+        self.problems.extend(entries::bounded(dir, problems));
+        if dirs.is_empty() && readable && present.is_empty() {
+            root_problems.push(entries::no_model(dir, &entries));
+            return None;
+        }
+        let config = cache.config(dir, subject.name, &present, self);
+        let model_file = config.value.as_ref().map_or("model.pt", |config| &config.model_file);
+        let versions = cache.versions(dirs, model_file, self);
+        let settling = config.settling || versions.settling;
+        Some(subject.found(config.value, versions.value, readable, settling))
+    }
+
+    /// The directories of the versions among the entries of a model's directory, and whether all of
+    /// them could be seen. Names that look like an attempt at a version are told; every other directory
+    /// is the model's own affair.
+    fn versions(
+        &mut self,
+        dir: &Path,
+        entries: &[Entry],
+        problems: &mut Vec<Problem>,
+    ) -> (BTreeMap<Version, PathBuf>, bool) {
+        let mut versions = BTreeMap::new();
+        let mut readable = true;
+        for entry in entries {
+            if !entry.name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
                 continue;
             }
-        };
-        match name.to_str() {
-            _ if !is_dir => {}
-            Some(name) => candidates.push((name.to_owned(), path)),
-            None => problems.push(Problem::new(
-                &path,
-                "ignored: a model's name must be UTF-8 text, so that clients can write it".to_owned(),
-            )),
-        }
-    }
-    candidates
-}
-
-/// Looks at one directory; `None` when nothing in it speaks for a model.
-fn look_at(name: &str, root: &Path, dir: &Path, snapshot: &mut Snapshot) -> Option<ModelOnDisk> {
-    snapshot.watch.insert(dir.to_owned());
-    let (numbered, config, readable) = match children(dir) {
-        Ok(children) => {
-            let versions = versions(&children, &mut snapshot.problems);
-            if versions.is_empty() && !config::exists(dir) {
-                snapshot.problems.push(Problem::new(dir, no_model(dir, &children)));
-                return None;
+            let path = dir.join(&entry.name);
+            match self.place(&path, entry.kind, problems) {
+                Place::Nothing => {}
+                Place::Directory => match entry.name.to_str().and_then(Version::from_dir_name) {
+                    Some(version) => _ = versions.insert(version, path),
+                    None => {
+                        let message = entries::no_version(&entry.name.to_string_lossy());
+                        problems.push(Problem::new(&path, message));
+                    }
+                },
+                Place::Hidden(err) => {
+                    readable = false;
+                    problems.push(entries::not_seen(&path, &err));
+                }
             }
-            (versions, config::load(dir, name), true)
         }
-        // The name is kept: what cannot be read at the moment has not been removed.
-        Err(err) => {
-            let error = ConfigError::Unreadable { file: dir.to_owned(), reason: err.to_string() };
-            (BTreeMap::new(), Err(error), false)
-        }
-    };
-    let model_file = config.as_ref().map_or("model.pt", |config| &config.model_file);
-    let versions: BTreeMap<_, _> =
-        numbered.into_iter().map(|(version, dir)| (version, version_in(dir, model_file))).collect();
-    snapshot.watch.extend(versions.values().map(|version| version.dir.clone()));
-    let policy = config.as_ref().ok().map(|config| &config.version_policy);
-    let wanted = policy.map(|policy| policy.select(versions.keys().copied())).unwrap_or_default();
-    let missing = match policy {
-        Some(VersionPolicy::Specific(asked)) => {
-            let absent: BTreeSet<_> =
-                asked.iter().filter(|version| !versions.contains_key(version)).collect();
-            absent.into_iter().copied().collect()
-        }
-        _ => Vec::new(),
-    };
-    Some(ModelOnDisk {
-        name: name.to_owned(),
-        dir: dir.to_owned(),
-        root: root.to_owned(),
-        config,
-        versions,
-        wanted,
-        missing,
-        readable,
-        settling: false,
-    })
+        (versions, readable)
+    }
 }
 
-fn version_in(dir: PathBuf, model_file: &str) -> VersionOnDisk {
-    let file = |name: &str| FileOnDisk { name: name.to_owned(), stamp: Stamp::of(&dir.join(name)).ok() };
-    let mut files = vec![file(model_file)];
-    if verify::is_there(&dir.join(MANIFEST)) {
-        files.push(file(MANIFEST));
-        let manifest = Manifest::read(&dir.join(MANIFEST), model_file);
-        let listed = manifest.iter().flat_map(Manifest::files).map(|(name, _)| name.as_str());
-        files.extend(listed.filter(|name| *name != model_file).map(file));
+/// A directory that may be a model.
+struct Subject<'a> {
+    name: &'a str,
+    root: &'a Path,
+    dir: &'a Path,
+}
+
+impl Subject<'_> {
+    /// The name is kept: what cannot be read at the moment has not been removed.
+    fn unreadable(&self, err: &io::Error) -> ModelOnDisk {
+        let error = ConfigError::Unreadable { file: self.dir.to_owned(), reason: err.to_string() };
+        self.found(Err(error), BTreeMap::new(), false, false)
     }
-    VersionOnDisk { dir, files, refused: None }
+
+    fn found(
+        &self,
+        config: Result<ModelConfig, ConfigError>,
+        versions: BTreeMap<Version, VersionOnDisk>,
+        readable: bool,
+        settling: bool,
+    ) -> ModelOnDisk {
+        let policy = config.as_ref().ok().map(|config| &config.version_policy);
+        let wanted = policy.map(|policy| policy.select(versions.keys().copied())).unwrap_or_default();
+        let missing = match policy {
+            Some(VersionPolicy::Specific(asked)) => {
+                let absent: BTreeSet<Version> =
+                    asked.iter().copied().filter(|version| !versions.contains_key(version)).collect();
+                absent.into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        let (name, dir, root) = (self.name.to_owned(), self.dir.to_owned(), self.root.to_owned());
+        ModelOnDisk { name, dir, root, config, versions, wanted, missing, readable, settling }
+    }
 }
 
 /// The model itself, or, when several claim its name, the first of them made unusable: which of them
@@ -242,70 +353,11 @@ fn only(models: Vec<ModelOnDisk>) -> Option<ModelOnDisk> {
     Some(ModelOnDisk { config, wanted: Vec::new(), missing: Vec::new(), ..first })
 }
 
-/// The versions among the children of a model's directory. Names that look like an attempt at a
-/// version are told; every other directory is the model's own affair.
-fn versions(children: &[PathBuf], problems: &mut Vec<Problem>) -> BTreeMap<Version, PathBuf> {
-    let mut versions = BTreeMap::new();
-    for path in children {
-        let Some(name) = path.file_name() else { continue };
-        if !name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
-            continue;
-        }
-        match path.metadata() {
-            Ok(metadata) if !metadata.is_dir() => {}
-            Ok(_) => match name.to_str().and_then(Version::from_dir_name) {
-                Some(version) => {
-                    versions.insert(version, path.clone());
-                }
-                None => problems.push(Problem::new(path, no_version(&name.to_string_lossy()))),
-            },
-            Err(err) => problems.push(Problem::new(path, format!("ignored, it cannot be looked at: {err}"))),
-        }
-    }
-    versions
-}
-
-/// Why a directory whose name starts with a digit is no version.
-fn no_version(name: &str) -> String {
-    let rest = name.trim_start_matches('0');
-    if !name.bytes().all(|byte| byte.is_ascii_digit()) {
-        return "ignored: the name of a version is a number and nothing else; rename it when it is complete"
-            .to_owned();
-    }
-    if rest.is_empty() {
-        return "ignored: there is no version 0; versions are numbered from 1".to_owned();
-    }
-    if Version::from_dir_name(rest).is_none() {
-        return format!("ignored: the number is too large for a version; the largest is {}", u64::MAX);
-    }
-    format!("ignored: the name of a version has no leading zero; rename it to {rest}")
-}
-
-/// Why a directory in a root is no model, with the usual reason if it shows.
-fn no_model(dir: &Path, children: &[PathBuf]) -> String {
-    let model_file = children.iter().find(|path| path.extension().is_some_and(|ending| ending == "pt"));
-    match model_file.and_then(|path| path.file_name()) {
-        Some(file) => format!(
-            "ignored: it holds no version; move {} to {}",
-            escape::shown(Path::new(file)),
-            escape::shown(&dir.join("1/model.pt"))
-        ),
-        None => format!(
-            "ignored: it holds neither a version nor a configuration; a model lies in {}",
-            escape::shown(&dir.join("1/model.pt"))
-        ),
-    }
-}
-
-/// What is in a directory, sorted, so that two looks at the same disk give the same snapshot.
-fn children(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        paths.push(entry?.path());
-    }
-    paths.sort_unstable();
-    Ok(paths)
-}
-
+#[cfg(test)]
+mod changes;
+#[cfg(test)]
+mod following;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

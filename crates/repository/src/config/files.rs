@@ -1,6 +1,7 @@
 //! Files that a configuration names, and reading them within bounds.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -84,9 +85,43 @@ pub(super) fn op_libraries(dir: &Path, files: &[String], key: &str) -> Result<Ve
     files.iter().enumerate().map(resolve).collect()
 }
 
+/// The files that were read for a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct FilesRead {
+    pub(crate) paths: Vec<PathBuf>,
+    /// Whether one of them could not be read, so that reading again may give something else.
+    pub(crate) failed: bool,
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<FilesRead>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` and tells which files it read, through whatever it called.
+pub(crate) fn recording<T>(work: impl FnOnce() -> T) -> (T, FilesRead) {
+    RECORD.replace(Some(FilesRead::default()));
+    let result = work();
+    (result, RECORD.take().unwrap_or_default())
+}
+
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<String, String> {
-    size(path)?;
+    let text = read_now(path, limit);
+    record(path, text.is_err());
+    text
+}
+
+fn record(path: &Path, failed: bool) {
+    RECORD.with_borrow_mut(|record| {
+        if let Some(record) = record {
+            record.paths.push(path.to_owned());
+            record.failed |= failed;
+        }
+    });
+}
+
+fn read_now(path: &Path, limit: u64) -> Result<String, String> {
+    file_size(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|err| reason(&err))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
@@ -99,8 +134,14 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<String, String> {
     })
 }
 
-/// The size of what is a file.
+/// The size of what is a file, on which a configuration depends as on what it reads.
 pub(super) fn size(path: &Path) -> Result<u64, String> {
+    let size = file_size(path);
+    record(path, size.is_err());
+    size
+}
+
+fn file_size(path: &Path) -> Result<u64, String> {
     let metadata = path.metadata().map_err(|err| reason(&err))?;
     // Opening a named pipe would wait for somebody to write into it.
     if metadata.is_file() { Ok(metadata.len()) } else { Err("it is not a file".to_owned()) }

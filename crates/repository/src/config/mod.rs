@@ -35,7 +35,7 @@ use crate::{DataType, VersionPolicy};
 pub use difference::Difference;
 use error::Fault;
 pub use error::{ConfigError, Place};
-pub(crate) use files::read as read_text;
+pub(crate) use files::{read as read_text, recording};
 use raw::RawConfig;
 pub use warmup::{Warmup, WarmupData, WarmupInput, WarmupSample};
 
@@ -200,14 +200,12 @@ impl ModelConfig {
     }
 }
 
-/// Whether a model's directory holds a configuration under any name that [`load`] looks at.
-pub(crate) fn exists(dir: &Path) -> bool {
-    ["config.yaml", "config.yml", "config.pbtxt"].iter().any(|name| present(&dir.join(name)))
-}
+/// The names in a model's directory that [`load`] looks at.
+pub(crate) const NAMES: [&str; 3] = ["config.yaml", "config.yml", "config.pbtxt"];
 
 /// Reads the configuration of the model whose directory is `dir`; no file at all means the defaults.
 pub(crate) fn load(dir: &Path, name: &str) -> Result<ModelConfig, ConfigError> {
-    let [yaml, misnamed, pbtxt] = ["config.yaml", "config.yml", "config.pbtxt"].map(|name| dir.join(name));
+    let [yaml, misnamed, pbtxt] = NAMES.map(|name| dir.join(name));
     if present(&misnamed) {
         return Err(ConfigError::Misnamed { file: misnamed });
     }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     os::unix::{ffi::OsStrExt, fs::symlink},
 };
 
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// Makes a root with these files; a path that ends in `/` is a directory.
-fn root(paths: &[&str]) -> TempDir {
+pub(super) fn root(paths: &[&str]) -> TempDir {
     let root = TempDir::new().unwrap();
     for path in paths {
         let (path, content) = path.split_once('=').unwrap_or((path, ""));
@@ -29,12 +30,12 @@ fn look(root: &TempDir) -> Snapshot {
     scan(&[root.path().to_owned()])
 }
 
-fn numbers(versions: &[Version]) -> Vec<u64> {
+pub(super) fn numbers(versions: &[Version]) -> Vec<u64> {
     versions.iter().map(|version| version.get()).collect()
 }
 
 /// The problems, without the directory of the test.
-fn problems(root: &TempDir, snapshot: &Snapshot) -> Vec<String> {
+pub(super) fn problems(root: &TempDir, snapshot: &Snapshot) -> Vec<String> {
     let prefix = format!("{}/", root.path().display());
     snapshot.problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
 }
@@ -205,4 +206,42 @@ fn a_name_that_is_no_text_is_a_problem() {
     assert_eq!(snapshot.models.len(), 1);
     assert_eq!(snapshot.problems.len(), 2);
     assert!(snapshot.problems[0].to_string().contains("must be UTF-8 text"), "{}", snapshot.problems[0]);
+}
+
+#[test]
+fn ten_thousand_odd_entries_are_a_few_lines() {
+    let root = root(&["m/1/"]);
+    for number in 0..10_000 {
+        fs::create_dir(root.path().join(format!("junk{number}"))).unwrap();
+        fs::create_dir(root.path().join(format!("m/2.tmp{number}"))).unwrap();
+    }
+    let snapshot = look(&root);
+    assert_eq!(numbers(&snapshot.models["m"].wanted), [1]);
+    let problems = problems(&root, &snapshot);
+    assert_eq!(problems.len(), 42);
+    for line in [&problems[20], &problems[41]] {
+        assert!(line.ends_with(": 9980 more of its entries are ignored for reasons such as these"), "{line}");
+    }
+}
+
+#[test]
+fn what_tools_leave_behind_while_they_copy_is_silent() {
+    let root = root(&[
+        "m/1/model.pt",
+        "m/.3.partial/model.pt",
+        "m/.3.X7aQ1z/model.pt",
+        "m/..data/model.pt",
+        "m/..2026_11_20_10_00_00.1/model.pt",
+        "m/.config.yaml.swp",
+        "m/config.yaml~",
+        "m/4913",
+        ".staging/1/model.pt",
+        "..data/x/1/model.pt",
+    ]);
+    let snapshot = look(&root);
+    assert_eq!(snapshot.problems, []);
+    assert_eq!(snapshot.models.keys().collect::<Vec<_>>(), ["m"]);
+    assert_eq!(numbers(&snapshot.models["m"].wanted), [1]);
+    let staged = look(&self::root(&["m/1/", "m/3.tmp/"]));
+    assert!(staged.problems[0].message.ends_with("rename it when it is complete"));
 }
