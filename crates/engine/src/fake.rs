@@ -59,6 +59,8 @@ struct Seen {
     /// Runs that are between begin and end.
     running: usize,
     most_at_once: usize,
+    /// Thread counts that runs were given.
+    threads: BTreeSet<usize>,
     load_gate_open: bool,
     /// Loads that wait at their gate or have passed it.
     at_load_gate: usize,
@@ -143,6 +145,11 @@ impl Fake {
         self.stage.wait_until(|seen| seen.started.values().sum::<usize>() >= count);
     }
 
+    /// The thread counts that runs were given.
+    pub fn threads(&self) -> BTreeSet<usize> {
+        self.stage.seen().threads.clone()
+    }
+
     /// Lets all loads through that wait at their gate, and those to come.
     pub fn open_load_gate(&self) {
         self.stage.seen().load_gate_open = true;
@@ -179,6 +186,11 @@ impl Fake {
         self.stage.seen().released.clone()
     }
 
+    /// Waits until memory of the device has been given back.
+    pub fn wait_released(&self, device: Device) {
+        self.stage.wait_until(|seen| seen.released.iter().flatten().any(|released| *released == device));
+    }
+
     /// The most runs that were running at the same time.
     pub fn most_at_once(&self) -> usize {
         self.stage.seen().most_at_once
@@ -195,7 +207,7 @@ impl Backend for Fake {
     }
 
     fn enter_worker(&self, _device: Device) -> Box<dyn WorkerContext> {
-        Box::new(NoContext)
+        Box::new(FakeContext(Arc::clone(&self.stage)))
     }
 
     fn enter_loader(&self) {}
@@ -238,10 +250,12 @@ fn check_end(file: &Path, text: &str) -> Result<(), LoadError> {
 /// The first line of a script that has an `end`.
 const ENDS: &str = "fake ends";
 
-struct NoContext;
+struct FakeContext(Arc<Stage>);
 
-impl WorkerContext for NoContext {
-    fn set_threads(&mut self, _threads: usize) {}
+impl WorkerContext for FakeContext {
+    fn set_threads(&mut self, threads: usize) {
+        self.0.seen().threads.insert(threads);
+    }
 }
 
 #[derive(Debug, Default)]

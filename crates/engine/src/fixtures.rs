@@ -1,11 +1,27 @@
-//! What the tests of this crate are made of: configs, schemas, tensors, requests.
+//! What the tests of this crate are made of: configs, schemas, tensors, requests, and a house with live
+//! versions in it.
 
-use sconce_repository::{Availability, ConfigSource, ModelConfig, TensorConfig, VersionPolicy, Warmup};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use sconce_repository::{
+    Availability, ConfigSource, ModelConfig, TensorConfig, Version, VersionPolicy, Warmup,
+};
 
 use crate::{
     DataType, Error,
+    backend::Backend,
     binding::Binding,
     check::Input,
+    fake::Fake,
+    model::{LiveVersion, NamedOutput, Request},
+    pool::{Executable, Pool},
+    reaper::Reaper,
+    scheduler::Placement,
     schema::{Argument, ArgumentKind, Return, Schema},
     value::{Tensor, push_string},
 };
@@ -118,4 +134,73 @@ pub(crate) fn assert_sentence(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{part:?} is missing in: {message}");
     }
+}
+
+/// A fake backend, its workers and its reaper.
+pub(crate) struct House {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) pool: Pool,
+    pub(crate) reaper: Reaper,
+}
+
+impl House {
+    pub(crate) fn new(cores: usize, gpus: u32) -> Self {
+        let fake = Arc::new(Fake::new(gpus));
+        let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
+        let pool = Pool::start(&backend, cores, cores).unwrap();
+        pool.wait_idle();
+        let reaper = Reaper::start(backend).unwrap();
+        Self { fake, pool, reaper }
+    }
+
+    /// A model that takes one tensor `x` and returns it, after what the script says. On each device
+    /// by its index, with so many runs at once.
+    pub(crate) fn model(
+        &self,
+        script: &str,
+        config: ModelConfig,
+        places: &[(usize, usize)],
+    ) -> Arc<LiveVersion> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.pt");
+        std::fs::write(&file, format!("fake\nargument x tensor\n{script}\n")).unwrap();
+        let opened = self.fake.open(file, &config).unwrap();
+        let binding = Binding::new(&config, opened.schema()).unwrap();
+        let modules = places
+            .iter()
+            .map(|&(device, limit)| {
+                (Placement { device, limit }, opened.load(self.pool.devices()[device]).unwrap())
+            })
+            .collect();
+        let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
+        let executable = Executable::new(name, version, None, modules, &self.reaper).unwrap();
+        let schema = Arc::new(opened.schema().clone());
+        Arc::new(LiveVersion::new(Arc::new(config), schema, binding, executable, &self.pool))
+    }
+
+    pub(crate) fn on_cpu(&self, script: &str) -> Arc<LiveVersion> {
+        self.model(script, config(0, Vec::new(), Vec::new()), &[(0, usize::MAX)])
+    }
+
+    pub(crate) fn started(&self) -> usize {
+        self.fake.started().values().sum()
+    }
+}
+
+pub(crate) fn request(value: f32) -> Request {
+    Request { inputs: vec![input("x", floats(&[1], &[value]))], ..Request::default() }
+}
+
+pub(crate) fn value(answer: crate::Result<Vec<NamedOutput>>) -> f32 {
+    f32::from_le_bytes(answer.unwrap()[0].tensor.bytes().try_into().unwrap())
+}
+
+pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = crate::Result<Vec<NamedOutput>>> + Send + 'a>>;
+
+/// A call that has been submitted and has no answer yet.
+pub(crate) async fn waiting(model: &LiveVersion, request: Request) -> Answer<'_> {
+    let mut call: Answer<'_> = Box::pin(model.infer(request));
+    let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+    assert!(first.is_pending(), "{first:?}");
+    call
 }

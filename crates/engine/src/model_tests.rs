@@ -1,92 +1,19 @@
 //! Live versions over real threads: the right answer for each caller, and every way to get none.
 
-use std::{
-    collections::BTreeMap,
-    future::{Future, poll_fn},
-    pin::Pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use sconce_repository::{InstanceGroup, InstanceKind, Labels, TensorConfig};
 
 use super::*;
 use crate::{
     DataType,
-    backend::{Backend, Device},
-    fake::Fake,
-    fixtures::{assert_invalid, config, floats, input, named, zeros},
-    reaper::Reaper,
-    scheduler::Placement,
+    backend::Device,
+    fixtures::{Answer, House, assert_invalid, config, floats, input, named, request, value, waiting, zeros},
     value::strings,
 };
 
-/// A fake backend and its workers.
-struct House {
-    fake: Arc<Fake>,
-    pool: Pool,
-    reaper: Reaper,
-}
-
-impl House {
-    fn new(cores: usize, gpus: u32) -> Self {
-        let fake = Arc::new(Fake::new(gpus));
-        let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, cores, cores).unwrap();
-        pool.wait_idle();
-        let reaper = Reaper::start(backend).unwrap();
-        Self { fake, pool, reaper }
-    }
-
-    /// A model that takes one tensor `x` and returns it, after what the script says. On each device
-    /// by its index, with so many runs at once.
-    fn model(&self, script: &str, config: ModelConfig, places: &[(usize, usize)]) -> Arc<LiveVersion> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("model.pt");
-        std::fs::write(&file, format!("fake\nargument x tensor\n{script}\n")).unwrap();
-        let opened = self.fake.open(file, &config).unwrap();
-        let binding = Binding::new(&config, opened.schema()).unwrap();
-        let modules = places
-            .iter()
-            .map(|&(device, limit)| {
-                (Placement { device, limit }, opened.load(self.pool.devices()[device]).unwrap())
-            })
-            .collect();
-        let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
-        let executable = Executable::new(name, version, None, modules, &self.reaper).unwrap();
-        let schema = Arc::new(opened.schema().clone());
-        Arc::new(LiveVersion::new(Arc::new(config), schema, binding, executable, &self.pool))
-    }
-
-    fn on_cpu(&self, script: &str) -> Arc<LiveVersion> {
-        self.model(script, config(0, Vec::new(), Vec::new()), &[(0, usize::MAX)])
-    }
-
-    fn started(&self) -> usize {
-        self.fake.started().values().sum()
-    }
-}
-
-fn request(value: f32) -> Request {
-    Request { inputs: vec![input("x", floats(&[1], &[value]))], ..Request::default() }
-}
-
 fn due(value: f32, after: Duration) -> Request {
     Request { deadline: Some(Instant::now() + after), ..request(value) }
-}
-
-fn value(answer: Result<Vec<NamedOutput>>) -> f32 {
-    f32::from_le_bytes(answer.unwrap()[0].tensor.bytes().try_into().unwrap())
-}
-
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<Vec<NamedOutput>>> + Send + 'a>>;
-
-/// A call that has been submitted and has no answer yet.
-async fn waiting(model: &LiveVersion, request: Request) -> Answer<'_> {
-    let mut call: Answer<'_> = Box::pin(model.infer(request));
-    let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
-    assert!(first.is_pending(), "{first:?}");
-    call
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -317,4 +244,43 @@ async fn classes_by_request() {
     assert_eq!((whole.data_type, &whole.shape[..]), (DataType::Fp32, &[2, 3][..]));
     let wrong = Request { inputs: vec![input("x", zeros(DataType::Fp32, &[5, 3]))], ..ask(2) };
     assert_invalid(model.infer(wrong).await, &["batch-size must be <= 4"]);
+}
+
+#[tokio::test]
+async fn other_limits_take_effect_at_once_and_nobody_who_waits_notices() {
+    let house = House::new(4, 0);
+    let old = house.model("gate", config(0, Vec::new(), Vec::new()), &[(0, 1)]);
+    let mut calls: Vec<Answer<'_>> = Vec::new();
+    for sent in 0..6 {
+        calls.push(waiting(&old, request(sent as f32)).await);
+    }
+    house.fake.wait_started(1);
+    let changed = ModelConfig { threads: std::num::NonZeroU32::new(3), ..(*old.config).clone() };
+    let binding = Binding::new(&changed, &old.schema).unwrap();
+    let new = old.reconfigured(Arc::new(changed), binding, &[Placement { device: 0, limit: 3 }]).unwrap();
+    house.fake.wait_started(3);
+    assert_eq!((house.started(), house.fake.loaded_ever()), (3, 1));
+    house.fake.open_gate();
+    for (sent, call) in calls.into_iter().enumerate() {
+        assert_eq!(value(call.await), sent as f32);
+    }
+    // The old one goes, the queue and the weights stay.
+    drop(old);
+    assert_eq!(value(new.infer(request(7.0)).await), 7.0);
+    assert_eq!(new.executable().placements(), [Placement { device: 0, limit: 3 }]);
+    assert!(house.fake.threads().contains(&3));
+    drop(new);
+    house.fake.wait_loaded(0);
+}
+
+#[tokio::test]
+async fn other_devices_need_a_load() {
+    let house = House::new(1, 1);
+    let live = house.model("", config(0, Vec::new(), Vec::new()), &[(0, 1)]);
+    for places in [&[(1, 1)][..], &[(0, 1), (1, 1)], &[]] {
+        let binding = Binding::new(&live.config, &live.schema).unwrap();
+        let places: Vec<_> = places.iter().map(|&(device, limit)| Placement { device, limit }).collect();
+        assert!(live.reconfigured(Arc::clone(&live.config), binding, &places).is_none(), "{places:?}");
+    }
+    assert_eq!(value(live.infer(request(1.0)).await), 1.0);
 }

@@ -160,6 +160,14 @@ impl Pool {
         self.shared.schedule(Scheduler::sweep);
     }
 
+    /// Until so many requests wait.
+    #[cfg(test)]
+    pub(crate) fn wait_queued(&self, count: usize) {
+        while lock(&self.shared.scheduler).waiting() < count {
+            thread::yield_now();
+        }
+    }
+
     /// Until every worker has nothing to do.
     #[cfg(test)]
     pub(crate) fn wait_idle(&self) {

@@ -285,6 +285,12 @@ impl<W: Work> Scheduler<W> {
         self.models.get(&model).map_or(0, |state| state.running.iter().sum())
     }
 
+    /// How many requests wait, of all models.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.models.values().map(|state| state.queue.len()).sum()
+    }
+
     /// How many workers have nothing to do.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> usize {
