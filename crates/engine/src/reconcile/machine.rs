@@ -435,5 +435,11 @@ pub(super) fn not_found(name: &str) -> Refused {
 }
 
 #[cfg(test)]
+#[path = "machine_properties.rs"]
+mod properties;
+#[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "machine_world.rs"]
+mod world;
