@@ -1,7 +1,7 @@
 //! Is this file a complete TorchScript archive?
 //!
 //! Such an archive is a zip, and a zip's list of contents is at its end: a copy that was cut short, or
-//! is still growing, has none. Everything that is asked here is answered by that list.
+//! is still growing, has none. [`check`] asks only that list; [`verify`] also reads what it lists.
 
 use std::{
     fs::{self, File, Metadata},
@@ -12,6 +12,8 @@ use std::{
 use zip::ZipArchive;
 
 use crate::escape::shown;
+
+mod contents;
 
 const SAVE: &str = "save it with torch.jit.save(torch.jit.script(model), path)";
 
@@ -71,6 +73,34 @@ pub enum ArchiveError {
         /// What to do.
         advice: &'static str,
     },
+    /// The bytes of an entry are not those that were written, perhaps only until a copy is complete.
+    #[error(
+        "{} is corrupt: its entry {entry} does not have the checksum that the list of contents gives: \
+         copy it again",
+        shown(path)
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The entry, escaped and bounded.
+        entry: String,
+    },
+    /// An entry that cannot be what it says.
+    #[error(
+        "{} is no model: its entry {entry} says that it has {size} bytes, which no model has in a file of \
+         {file_size}: {SAVE}",
+        shown(path)
+    )]
+    Bomb {
+        /// The file.
+        path: PathBuf,
+        /// The entry, escaped and bounded.
+        entry: String,
+        /// The size that the list of contents gives.
+        size: u64,
+        /// The size of the whole file.
+        file_size: u64,
+    },
     /// A zip of `torch.save`: tensors without code.
     #[error(
         "{} was written by torch.save and holds weights or a pickled object (data.pkl) but no code, \
@@ -109,7 +139,10 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// Whether a copy that is still going on explains the error, so that waiting may help.
     pub fn may_be_growing(&self) -> bool {
-        matches!(self, Self::Missing { .. } | Self::Empty { .. } | Self::Truncated { .. })
+        matches!(
+            self,
+            Self::Missing { .. } | Self::Empty { .. } | Self::Truncated { .. } | Self::Corrupt { .. }
+        )
     }
 }
 
@@ -141,6 +174,19 @@ pub(crate) fn check_file(path: &Path) -> Result<Metadata, ArchiveError> {
 
 /// Checks that `path` is a complete TorchScript archive. Only metadata is read, not the tensors.
 pub fn check(path: &Path) -> Result<(), ArchiveError> {
+    open(path).map(drop)
+}
+
+/// Checks that `path` is a complete TorchScript archive, and reads it once to compare every entry with
+/// its checksum. An archive that is overwritten in place has old and new bytes for a while, and may look
+/// complete.
+pub fn verify(path: &Path) -> Result<(), ArchiveError> {
+    let (mut zip, size) = open(path)?;
+    contents::verify(path, &mut zip, size)
+}
+
+/// Opens a complete archive, and gives the size of the file.
+fn open(path: &Path) -> Result<(ZipArchive<BufReader<File>>, u64), ArchiveError> {
     let unreadable = |err: &io::Error| unreadable(path, err);
     let metadata = check_file(path)?;
     let mut file = File::open(path).map_err(|err| unreadable(&err))?;
@@ -161,7 +207,9 @@ pub fn check(path: &Path) -> Result<(), ArchiveError> {
         Ok(zip) => {
             // A name that cannot be decoded is none of those that are looked for.
             let names: Vec<_> = zip.file_names().filter_map(Result::ok).collect();
-            check_contents(path, &names.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+            check_contents(path, &names.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
+            drop(names);
+            Ok((zip, metadata.len()))
         }
         Err(zip::result::ZipError::Io(err)) if err.kind() != io::ErrorKind::UnexpectedEof => {
             Err(unreadable(&err))

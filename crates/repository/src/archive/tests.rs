@@ -145,3 +145,110 @@ fn a_missing_file_names_the_only_other_model() {
     fs::write(dir.path().join("other.pt"), "x").unwrap();
     assert_eq!(check(&path), Err(ArchiveError::Missing { path, instead: None }));
 }
+
+/// A real model, whose code is compressed and whose entries have their sizes behind them.
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../model_repository/digits/1/model.pt")
+}
+
+/// Verifies a file of these bytes; the message is given without the directory.
+fn verified(bytes: &[u8]) -> Result<(), (ArchiveError, String)> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.pt");
+    fs::write(&path, bytes).unwrap();
+    verify(&path).map_err(|err| {
+        let text = err.to_string().replace(&format!("{}/", dir.path().display()), "");
+        (err, text)
+    })
+}
+
+#[test]
+fn what_was_written_passes() {
+    assert_eq!(verified(&zip_of(&TORCHSCRIPT)), Ok(()));
+    assert_eq!(verify(&model()), Ok(()));
+    assert!(verified(b"PK\x03\x04").is_err(), "what check says holds here too");
+}
+
+#[test]
+fn no_byte_of_an_entry_changes_unseen() {
+    let whole = fs::read(model()).unwrap();
+    let mut zip = ZipArchive::new(io::Cursor::new(&whole)).unwrap();
+    let mut changed = 0;
+    for index in 0..zip.len() {
+        let entry = zip.by_index(index).unwrap();
+        let start = usize::try_from(entry.data_start().unwrap()).unwrap();
+        // The last byte of a compressed entry may have bits that mean nothing.
+        let filled = u64::from(entry.compression() == CompressionMethod::Deflated);
+        let length = usize::try_from(entry.compressed_size() - filled).unwrap();
+        drop(entry);
+        for at in (start..start + length).step_by(length.max(8) / 8) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            let (err, text) = verified(&bytes).expect_err("a changed byte");
+            assert!(matches!(err, ArchiveError::Corrupt { .. }) && err.may_be_growing(), "{text}");
+            assert!(checked(&bytes).is_ok(), "the list of contents does not tell");
+            changed += 1;
+        }
+    }
+    assert!(changed > 20, "{changed}");
+}
+
+#[test]
+fn a_wrong_checksum_names_the_entry() {
+    let mut bytes = zip_of(&TORCHSCRIPT);
+    let at = bytes.windows(100).position(|window| window == [7; 100]).unwrap();
+    bytes[at] = 8;
+    assert_eq!(
+        verified(&bytes).expect_err("corrupt").1,
+        "model.pt is corrupt: its entry net/data.pkl does not have the checksum that the list of contents \
+         gives: copy it again"
+    );
+}
+
+#[test]
+fn an_entry_that_is_larger_than_any_file_is_refused_unread() {
+    // The sizes stand in the list of contents, 20 and 24 bytes after the start of an entry in it.
+    let list = b"PK\x01\x02";
+    for (packed, unpacked) in [(None, 0xf000_0000_u32), (Some(5_000_u32), 100)] {
+        let mut bytes = zip_of(&TORCHSCRIPT);
+        let at = bytes.windows(4).position(|window| window == list).unwrap();
+        bytes[at + 24..at + 28].copy_from_slice(&unpacked.to_le_bytes());
+        if let Some(packed) = packed {
+            bytes[at + 20..at + 24].copy_from_slice(&packed.to_le_bytes());
+        }
+        let (err, text) = verified(&bytes).expect_err("a bomb");
+        assert!(matches!(err, ArchiveError::Bomb { .. }) && !err.may_be_growing(), "{text}");
+        assert!(text.contains("its entry net/data.pkl says that it has"), "{text}");
+    }
+}
+
+/// How fast archives are read, for a release build:
+/// `cargo test --release -p sconce-repository -- --ignored --nocapture how_fast`.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_an_archive_is_read() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.pt");
+    let mut zip = ZipWriter::new(fs::File::create(&path).unwrap());
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let mut noise = 1_u32;
+    let mut byte = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise.to_be_bytes()[0]
+    };
+    let tensor: Vec<u8> = (0..50 << 20).map(|_| byte()).collect();
+    for name in TORCHSCRIPT {
+        zip.start_file(name, stored).unwrap();
+        zip.write_all(if name.ends_with("data/0") { &tensor } else { b"x" }).unwrap();
+    }
+    zip.finish().unwrap();
+    let speed = |started: std::time::Instant| 50.0 * 1.048_576 / started.elapsed().as_secs_f64();
+    for _ in 0..5 {
+        let started = std::time::Instant::now();
+        verify(&path).unwrap();
+        println!("checksums: {:.0} MB/s", speed(started));
+        let started = std::time::Instant::now();
+        crate::Digests::default().of(&path).unwrap();
+        println!("SHA-256: {:.0} MB/s", speed(started));
+    }
+}

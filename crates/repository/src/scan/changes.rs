@@ -269,7 +269,7 @@ fn a_model_that_cannot_be_read_is_kept() {
     let root = root(&["m/1/model.pt=x"]);
     let mut scanner = calm(&root);
     assert!(scanner.look().models["m"].readable);
-    fs::set_permissions(root.path().join("m"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.path().join("m"), fs::Permissions::from_mode(0o000)).unwrap();
     let model = &scanner.look().models["m"];
     assert!(!model.readable && model.config.is_err());
     fs::set_permissions(root.path().join("m"), fs::Permissions::from_mode(0o755)).unwrap();
