@@ -157,3 +157,7 @@ fn open(path: &Path) -> io::Result<File> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     OpenOptions::new().read(true).custom_flags(nonblocking).open(path)
 }
+
+#[cfg(test)]
+#[path = "digest_tests.rs"]
+mod tests;

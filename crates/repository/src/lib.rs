@@ -46,6 +46,7 @@ pub use config::{
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;
+pub use manifest::{files_to_list, write_manifest};
 pub use scan::{ModelOnDisk, Problem, Scanner, Snapshot, scan};
 pub use stamp::Stamp;
 pub use verify::{FileOnDisk, Unverified, VersionOnDisk, verify};

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    path::{Component, Path},
+    fmt, fs,
+    io::{self, Write as _},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::{
@@ -13,7 +14,7 @@ use serde::{
 
 use crate::{
     config,
-    digest::Digest,
+    digest::{Digest, Digests},
     escape::{one_line, sentence, shown},
 };
 
@@ -105,10 +106,7 @@ impl<'de> Visitor<'de> for FilesVisitor {
         let mut seen = BTreeSet::new();
         while let Some((name, digest)) = map.next_entry::<String, Digest>()? {
             if !is_inside(&name) {
-                return Err(A::Error::custom(format!(
-                    "`{}` must be a file below the manifest's directory, written relative to it and without `..`",
-                    one_line(&name)
-                )));
+                return Err(A::Error::custom(not_inside(&name)));
             }
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom(format!("`{}` is listed twice", one_line(&name))));
@@ -119,8 +117,89 @@ impl<'de> Visitor<'de> for FilesVisitor {
     }
 }
 
+/// The files of a version that a manifest should list: every regular file in its directory and below,
+/// except hidden ones and the manifest; sorted.
+///
+/// # Errors
+/// One sentence, when a directory cannot be read or a name cannot be written in a manifest.
+pub fn files_to_list(dir: &Path) -> Result<Vec<String>, String> {
+    let mut files = Vec::new();
+    collect(dir, dir, &mut files)?;
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn collect(top: &Path, dir: &Path, files: &mut Vec<String>) -> Result<(), String> {
+    let unreadable = |path: &Path, err: &io::Error| format!("cannot read {}: {err}", shown(path));
+    for entry in fs::read_dir(dir).map_err(|err| unreadable(dir, &err))? {
+        let entry = entry.map_err(|err| unreadable(dir, &err))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(|err| unreadable(&path, &err))?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") || path == top.join(MANIFEST) {
+            continue;
+        }
+        // Links to files are files of the version; links to directories may lead round in circles.
+        if kind.is_dir() {
+            collect(top, &path, files)?;
+        } else if path.metadata().map_err(|err| unreadable(&path, &err))?.is_file() {
+            let name = path.strip_prefix(top).ok().and_then(Path::to_str);
+            let name = name.ok_or_else(|| {
+                format!("{} cannot be listed, as its name is not UTF-8 text: rename it", shown(&path))
+            })?;
+            files.push(name.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Writes a version's manifest with the digests that these files have now, and gives its path. It
+/// appears, or replaces the last one, at once.
+///
+/// # Errors
+/// One sentence, when a file cannot be read or the manifest cannot be written.
+pub fn write_manifest(dir: &Path, files: &[String]) -> Result<PathBuf, String> {
+    if files.is_empty() {
+        return Err(format!("{} has no file that a manifest could list: copy the model there", shown(dir)));
+    }
+    let digests = Digests::default();
+    let mut text = String::from("sha256:\n");
+    for name in files {
+        if !is_inside(name) {
+            return Err(not_inside(name));
+        }
+        let (_, digest) = digests.of(&dir.join(name))?;
+        // JSON's way to write a string is one of YAML's.
+        let name = serde_json::Value::from(name.as_str());
+        text.push_str(&format!("  {name}: {digest}\n"));
+    }
+    let (path, partial) = (dir.join(MANIFEST), dir.join(".manifest.yaml.partial"));
+    let written = write(&partial, &text).and_then(|()| fs::rename(&partial, &path));
+    written.map_err(|err| {
+        _ = fs::remove_file(&partial);
+        format!("cannot write {}: {err}", shown(&path))
+    })?;
+    Ok(path)
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn not_inside(name: &str) -> String {
+    format!(
+        "`{}` must be a file below the manifest's directory, written relative to it and without `..`",
+        one_line(name)
+    )
+}
+
 /// Whether a name is a plain relative path to something else than the manifest itself.
 fn is_inside(name: &str) -> bool {
     let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     plain && !name.is_empty() && !name.contains('\0') && name != MANIFEST
 }
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -144,3 +144,7 @@ fn digest(version: &VersionOnDisk, path: &Path, digests: &Digests) -> Result<Dig
     }
     Err(Unverified { reason: format!("{} changed since it was looked at", shown(path)), waiting: true })
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
