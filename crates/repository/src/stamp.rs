@@ -92,3 +92,51 @@ fn since_epoch(time: SystemTime) -> i128 {
 fn nanoseconds(span: Duration) -> i128 {
     i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn whatever_is_written_gives_another_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.pt");
+        fs::write(&path, "abc").unwrap();
+        let first = Stamp::of(&path).unwrap();
+        assert_eq!(Stamp::of(&path).unwrap(), first);
+        assert_eq!(first.size(), 3);
+
+        fs::write(&path, "abcd").unwrap();
+        assert_ne!(Stamp::of(&path).unwrap(), first, "longer");
+        fs::write(dir.path().join("copy"), "abc").unwrap();
+        fs::rename(dir.path().join("copy"), &path).unwrap();
+        assert_ne!(Stamp::of(&path).unwrap(), first, "another file with the same bytes");
+        assert!(Stamp::of(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn a_stamp_is_trusted_when_its_tick_is_over() {
+        let file = tempfile::tempfile().unwrap();
+        let stamp = |file: &File| Stamp::from(&file.metadata().unwrap());
+        let now = SystemTime::now();
+        file.set_modified(now - SECOND).unwrap();
+        let old = stamp(&file);
+        // The time of change is that of the line above, whatever the time of modification says.
+        assert!(!old.is_settled_at(now - SECOND));
+        assert!(old.is_settled_at(now + SECOND));
+        assert!(!old.is_newer_than(SECOND / 2, now) && old.is_newer_than(2 * SECOND, now));
+
+        file.set_modified(now + 60 * SECOND).unwrap();
+        let future = stamp(&file);
+        assert!(!future.is_settled_at(now + SECOND));
+        assert!(future.is_newer_than(Duration::ZERO, now));
+        let moment = Moment { wall: now + SECOND, steady: Instant::now() + SECOND };
+        assert!(!moment.trusts(&future, None));
+        assert!(!moment.trusts(&future, Some(moment.steady)));
+        assert!(moment.trusts(&future, Some(moment.steady - SECOND)), "seen for longer than a tick");
+    }
+}

@@ -1,5 +1,8 @@
 //! Every change on disk is told by one of the directories that a look says to watch: each step here
 //! looks again only when it is woken.
+//!
+//! Roots lie one level below the directory of the test: what holds a root is watched too, and the
+//! directory of all tests is never quiet.
 
 use std::{
     fs,
@@ -83,9 +86,9 @@ fn repoint(link: &Path, target: &str) {
 
 #[test]
 fn versions_that_come_and_go_are_seen() {
-    let root = root(&["m/1/model.pt=1"]);
-    let at = |name: &str| root.path().join(name);
-    let mut follower = Follower::new(root.path().to_owned());
+    let root = root(&["root/m/1/model.pt=1"]);
+    let at = |name: &str| root.path().join("root").join(name);
+    let mut follower = Follower::new(root.path().join("root"));
     follower.sees(|| fs::write(at("m/1/model.pt"), "22").unwrap(), holds(2));
     fs::write(at("m/.new"), "333").unwrap();
     follower.sees(|| fs::rename(at("m/.new"), at("m/1/model.pt")).unwrap(), holds(3));
@@ -102,13 +105,13 @@ fn versions_that_come_and_go_are_seen() {
 
 #[test]
 fn a_swap_of_data_as_kubernetes_makes_it_is_seen() {
-    let root = root(&["..2026_11_19/m/1/model.pt=1", "..2026_11_20/m/1/model.pt=22"]);
-    symlink("..2026_11_19", root.path().join("..data")).unwrap();
-    symlink("..data/m", root.path().join("m")).unwrap();
-    let mut follower = Follower::new(root.path().to_owned());
-    follower.sees(|| repoint(&root.path().join("..data"), "..2026_11_20"), holds(2));
-    let file = root.path().join("..2026_11_20/m/1/model.pt");
-    follower.sees(|| fs::write(file, "333").unwrap(), holds(3));
+    let root = root(&["root/..2026_11_19/m/1/model.pt=1", "root/..2026_11_20/m/1/model.pt=22"]);
+    let at = |name: &str| root.path().join("root").join(name);
+    symlink("..2026_11_19", at("..data")).unwrap();
+    symlink("..data/m", at("m")).unwrap();
+    let mut follower = Follower::new(root.path().join("root"));
+    follower.sees(|| repoint(&at("..data"), "..2026_11_20"), holds(2));
+    follower.sees(|| fs::write(at("..2026_11_20/m/1/model.pt"), "333").unwrap(), holds(3));
 }
 
 #[test]
@@ -137,11 +140,16 @@ fn a_swap_below_a_model_is_seen() {
 
 #[test]
 fn links_to_versions_and_files_are_followed_as_they_move() {
-    let root = root(&[".store/a/model.pt=1", ".store/b/model.pt=22", ".blobs/x=333", ".blobs/y=4444"]);
-    let at = |name: &str| root.path().join(name);
-    fs::create_dir(at("m")).unwrap();
+    let root = root(&[
+        "root/m/",
+        "root/.store/a/model.pt=1",
+        "root/.store/b/model.pt=22",
+        "root/.blobs/x=333",
+        "root/.blobs/y=4444",
+    ]);
+    let at = |name: &str| root.path().join("root").join(name);
     symlink("../.store/a", at("m/1")).unwrap();
-    let mut follower = Follower::new(root.path().to_owned());
+    let mut follower = Follower::new(root.path().join("root"));
     follower.sees(|| repoint(&at("m/1"), "../.store/b"), holds(2));
     follower.sees(|| repoint(&at("m/1"), "../.store/c"), |seen| !seen.problems.is_empty());
     follower.sees(|| fs::rename(at(".store/a"), at(".store/c")).unwrap(), holds(1));
@@ -157,11 +165,11 @@ fn what_a_configuration_or_a_manifest_names_is_watched() {
     let labels = "outputs: [{name: y, dtype: FP32, shape: [2], labels: names/en}]";
     let digest = "0".repeat(64);
     let manifest = format!("sha256: {{model.pt: {digest}, sub/data: {digest}}}");
-    let root = root(&["m/1/model.pt=1"]);
-    let at = |name: &str| root.path().join(name);
+    let root = root(&["root/m/1/model.pt=1"]);
+    let at = |name: &str| root.path().join("root").join(name);
     fs::write(at("m/config.yaml"), labels).unwrap();
     fs::write(at("m/1/manifest.yaml"), &manifest).unwrap();
-    let mut follower = Follower::new(root.path().to_owned());
+    let mut follower = Follower::new(root.path().join("root"));
     fs::create_dir(at(".names")).unwrap();
     fs::write(at(".names/en"), "a").unwrap();
     let is_good = |seen: &Snapshot| seen.models["m"].config.is_ok();
