@@ -79,7 +79,7 @@ fn scanner(root: &TempDir, confine: bool) -> Scanner {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn whoever_has_looked_before_sees_what_a_newcomer_sees(
