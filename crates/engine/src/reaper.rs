@@ -2,6 +2,9 @@
 //!
 //! Freeing weights takes milliseconds and giving memory back longer, so no thread that has a request
 //! to answer does it: whoever drops the last handle on weights sends them here.
+//!
+//! The thread has the priority of all others on purpose. It holds the allocator's locks while it works,
+//! and whoever waits for one of these would wait for a thread that gets the processor last.
 
 use std::{
     collections::BTreeSet,
@@ -175,8 +178,9 @@ impl Work {
     /// Gives memory back once for all that has been freed, then tells who waits for it.
     fn finish(&mut self) {
         if !self.touched.is_empty() {
+            let touched = std::mem::take(&mut self.touched);
             let devices: Vec<Device> =
-                std::mem::take(&mut self.touched).into_iter().map(|index| self.devices[index]).collect();
+                touched.into_iter().filter_map(|index| self.devices.get(index).copied()).collect();
             guarded("giving memory back", || self.backend.release_memory(&devices));
         }
         for Retired { freed, .. } in self.gone.drain(..) {

@@ -107,16 +107,22 @@ impl Oven<'_> {
     /// Runs one input until its runs are alike; `None` when told to stop.
     fn settle(&self, trial: &Trial) -> Result<Option<Warmed>> {
         let begun = Instant::now();
-        let mut took: Vec<Duration> = Vec::new();
-        loop {
-            let Some(run) = self.run(trial)? else { return Ok(None) };
-            took.push(run);
-            let enough = alike(&took) || took.len() >= MOST_RUNS || begun.elapsed() >= LONGEST;
-            if enough && took.len() >= trial.at_least as usize {
-                let (device, input, runs) = (self.device, trial.name.clone(), took.len());
-                return Ok(Some(Warmed { device, input, runs, first: took[0], settled: run }));
+        let mut first = None;
+        let mut last: Vec<Duration> = Vec::with_capacity(ALIKE + 1);
+        for runs in 1.. {
+            let Some(took) = self.run(trial)? else { return Ok(None) };
+            let first = *first.get_or_insert(took);
+            last.push(took);
+            if last.len() > ALIKE {
+                last.remove(0);
+            }
+            let enough = alike(&last) || runs >= MOST_RUNS || begun.elapsed() >= LONGEST;
+            if enough && runs >= trial.at_least as usize {
+                let (device, input) = (self.device, trial.name.clone());
+                return Ok(Some(Warmed { device, input, runs, first, settled: took }));
             }
         }
+        Ok(None)
     }
 
     /// One run, checked as a request is; how long it took on its worker.
@@ -159,9 +165,11 @@ impl Oven<'_> {
     }
 }
 
-/// Whether the last runs took about the same time.
-fn alike(took: &[Duration]) -> bool {
-    let Some(last) = took.len().checked_sub(ALIKE).map(|from| &took[from..]) else { return false };
+/// Whether there are enough runs and all took about the same time.
+fn alike(last: &[Duration]) -> bool {
+    if last.len() < ALIKE {
+        return false;
+    }
     match (last.iter().min(), last.iter().max()) {
         (Some(least), Some(most)) => most.as_secs_f64() <= least.as_secs_f64() * (1.0 + TOLERANCE),
         _ => false,
