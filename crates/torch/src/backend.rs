@@ -106,7 +106,7 @@ impl Backend for Torch {
     }
 
     fn verify(&self, file: &Path) -> Result<(), LoadError> {
-        archive::check(file).map_err(|error| unfit(&error))
+        archive::verify(file).map_err(|error| unfit(&error))
     }
 
     fn release_memory(&self, devices: &[Device]) {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -151,6 +152,9 @@ struct Driver {
     /// What was wrong at the last look, so that it is said once.
     said: BTreeSet<String>,
     trouble: Option<String>,
+    /// The directories that are watched, and of one that the system tells nothing about, why.
+    watched: BTreeSet<PathBuf>,
+    not_told: Option<String>,
 }
 
 impl Driver {
@@ -176,6 +180,8 @@ impl Driver {
             last_heartbeat: now,
             said: BTreeSet::new(),
             trouble: None,
+            watched: BTreeSet::new(),
+            not_told: None,
         }
     }
 
@@ -261,12 +267,13 @@ impl Driver {
                 // It may have changed before it was watched.
                 self.bell.ring(&self.events);
             }
-            let trouble = watcher.trouble().or_else(|| {
-                let not_told = |root: &std::path::PathBuf| {
-                    needs_polling(root).map(|why| format!("{} {why}", root.display()))
-                };
-                self.settings.roots.iter().find_map(not_told)
-            });
+            if snapshot.watch != self.watched {
+                let not_told =
+                    |dir: &PathBuf| needs_polling(dir).map(|why| format!("{} {why}", dir.display()));
+                self.not_told = snapshot.watch.iter().find_map(not_told);
+                self.watched.clone_from(&snapshot.watch);
+            }
+            let trouble = watcher.trouble().or_else(|| self.not_told.clone());
             if trouble != self.trouble {
                 let every = humantime(self.settings.poll_interval);
                 match &trouble {
@@ -283,6 +290,7 @@ impl Driver {
             warn!("{problem}");
         }
         self.said = problems;
+        self.loader.forget_others(&snapshot);
         self.machine.seen(snapshot, moment());
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sconce_repository::{Difference, Digest, Digests, ModelConfig, VersionOnDisk, verify};
+use sconce_repository::{Difference, Digest, Digests, ModelConfig, Snapshot, VersionOnDisk, verify};
 use tracing::info;
 
 use super::{
@@ -43,6 +43,13 @@ struct Took {
 impl Loader {
     pub(super) fn new(parts: &Parts) -> Self {
         Self { parts: parts.clone(), digests: Digests::default() }
+    }
+
+    /// Keeps in mind the digests of these files only.
+    pub(super) fn forget_others(&self, snapshot: &Snapshot) {
+        let versions = snapshot.models.values().flat_map(|model| model.versions.values());
+        let stamps = versions.flat_map(|version| &version.files).filter_map(|file| file.stamp);
+        self.digests.retain(&stamps.collect());
     }
 
     /// One outcome for each step. Those that are not needed, because enough before them passed, are left
