@@ -2,10 +2,10 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use sconce_repository::{ModelConfig, Version};
+use sconce_repository::{Digest, ModelConfig, Version};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -81,6 +81,10 @@ pub struct LiveVersion {
     pub schema: Arc<Schema>,
     /// Its names, types and shapes.
     pub binding: Binding,
+    /// Which bytes it was loaded from; `None` where nobody looked.
+    pub digest: Option<Digest>,
+    /// When they were loaded.
+    pub loaded_at: SystemTime,
     executable: Arc<Executable>,
     registration: Arc<Registration>,
     /// `None` once it has been retired.
@@ -105,6 +109,8 @@ impl LiveVersion {
             config,
             schema,
             binding,
+            digest: None,
+            loaded_at: SystemTime::now(),
             executable: Arc::new(executable),
             serving: Mutex::new(Some(Serving::new(&registration))),
             registration,
@@ -132,6 +138,8 @@ impl LiveVersion {
             config,
             schema: Arc::clone(&self.schema),
             binding,
+            digest: self.digest,
+            loaded_at: self.loaded_at,
             executable: Arc::new(executable),
             serving: Mutex::new(Some(Serving::new(&self.registration))),
             registration: Arc::clone(&self.registration),

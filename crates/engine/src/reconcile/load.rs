@@ -126,7 +126,8 @@ impl Loader {
         if task.only_verify {
             return Ok(Outcome::Verified);
         }
-        let live = self.open(step, &task.config).map_err(not_passed(Step::Load))?;
+        let mut live = self.open(step, &task.config).map_err(not_passed(Step::Load))?;
+        live.digest = Some(digest);
         took.load = started.elapsed() - took.verify;
         // What was loaded must be what is there.
         if !step.files.is_as_seen() {
