@@ -145,12 +145,16 @@ struct Driver {
     watcher: Option<Watcher>,
     loader: Arc<Loader>,
     bell: Arc<Bell>,
+    /// Orders that came together: one look is enough for them.
+    orders: Vec<(String, Waiting)>,
     /// Something has happened first then, and has not been looked at.
     unrest: Option<Instant>,
     last_look: Instant,
     last_heartbeat: Instant,
     /// What was wrong at the last look, so that it is said once.
     said: BTreeSet<String>,
+    /// The roots that were not there.
+    away: BTreeSet<PathBuf>,
     trouble: Option<String>,
     /// The directories that are watched, and of one that the system tells nothing about, why.
     watched: BTreeSet<PathBuf>,
@@ -175,10 +179,12 @@ impl Driver {
             events,
             received,
             bell,
+            orders: Vec::new(),
             unrest: None,
             last_look: now,
             last_heartbeat: now,
             said: BTreeSet::new(),
+            away: BTreeSet::new(),
             trouble: None,
             watched: BTreeSet::new(),
             not_told: None,
@@ -202,8 +208,12 @@ impl Driver {
             while let Ok(event) = self.received.try_recv() {
                 self.take(event);
             }
-            if self.wants_look() {
+            // Whoever has just written a file and asks for it means the file as it is now.
+            if !self.orders.is_empty() || self.wants_look() {
                 self.look();
+            }
+            for (model, order) in std::mem::take(&mut self.orders) {
+                self.machine.order(&model, order, moment());
             }
             self.machine.tick(moment());
         }
@@ -216,11 +226,7 @@ impl Driver {
                 self.machine.finished(id, outcomes, only_verify, moment());
             }
             Event::Freed { model, version } => self.machine.freed(&model, version, moment()),
-            Event::Order { model, order } => {
-                // Whoever has just written a file and asks for it means the file as it is now.
-                self.look();
-                self.machine.order(&model, order, moment());
-            }
+            Event::Order { model, order } => self.orders.push((model, order)),
         }
     }
 
@@ -285,6 +291,17 @@ impl Driver {
                 self.trouble = trouble;
             }
         }
+        for root in snapshot.absent_roots.difference(&self.away) {
+            let time = humantime(self.settings.missing_repository_timeout);
+            warn!(
+                "{} is not there: its models serve on, and are unloaded if it is not back in {time}",
+                root.display()
+            );
+        }
+        for root in self.away.difference(&snapshot.absent_roots) {
+            info!("{} is there again", root.display());
+        }
+        self.away.clone_from(&snapshot.absent_roots);
         let problems: BTreeSet<String> = snapshot.problems.iter().map(ToString::to_string).collect();
         for problem in problems.difference(&self.said) {
             warn!("{problem}");

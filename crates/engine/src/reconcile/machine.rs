@@ -397,7 +397,10 @@ impl<L: Clone> Machine<L> {
 
     fn retire(&mut self, model: &Arc<str>, retired: Vec<(Version, L)>) {
         for (version, live) in retired {
-            info!(%model, %version, "out of service");
+            let replaced = self.models.get(model).is_some_and(|model| model.serving.contains_key(&version));
+            if !replaced {
+                info!(%model, %version, "out of service");
+            }
             self.retired.push(Action::Retire { model: Arc::clone(model), version, live });
         }
     }

@@ -279,6 +279,7 @@ impl<L: Clone> Model<L> {
             Outcome::Loaded(live, digest) => (live, digest),
             Outcome::Rebound(live) => {
                 let Some(digest) = self.serving.get(&version).map(|serving| serving.digest) else { return };
+                info!(model = %self.name, %version, "its configuration has changed, and holds without loading it again");
                 (live, digest)
             }
             Outcome::Same(digest) => return self.found_same(version, files, digest),
@@ -352,16 +353,7 @@ impl<L: Clone> Model<L> {
         let attempts = before.map_or(0, |failed| failed.shown.attempts).saturating_add(1);
         let delay = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16)).min(LAST_RETRY);
         let next = self.retries.then_some(delay);
-        let again = next.map_or_else(String::new, |delay| {
-            format!("; attempt {attempts}, tried again when it changes or in {}s", delay.as_secs())
-        });
-        let (model, version) = (&self.name, step.version);
-        let serves = if self.serving.contains_key(&version) { ", its earlier content serves on" } else { "" };
-        if *stage == Step::Copy && attempts < WARN_INCOMPLETE {
-            info!(%model, %version, "waiting for it to be complete{serves}: {reason}");
-        } else {
-            warn!(%model, %version, step = stage.name(), attempts, "not served{serves}: {reason}{again}");
-        }
+        self.log_failure(step.version, not_passed, attempts, next);
         let shown = Failure {
             reason: reason.clone(),
             step: *stage,
@@ -377,6 +369,23 @@ impl<L: Clone> Model<L> {
             shown,
         };
         self.failed.insert(step.version, failed);
+    }
+
+    /// A line for each attempt, but for a copy that is still going on: one when it is first seen, and one
+    /// when nobody seems to be copying any more.
+    fn log_failure(&self, version: Version, not_passed: &NotPassed, attempts: u32, next: Option<Duration>) {
+        let NotPassed { step, reason, .. } = not_passed;
+        let (model, serves) = (&self.name, self.serving.contains_key(&version));
+        let serves = if serves { ", its earlier content serves on" } else { "" };
+        if *step == Step::Copy && attempts != WARN_INCOMPLETE {
+            let seen = self.failed.get(&version).is_some_and(|failed| failed.shown.step == Step::Copy);
+            if !seen {
+                info!(%model, %version, "waiting for it to be complete{serves}: {reason}");
+            }
+            return;
+        }
+        let again_s = next.map(|delay| delay.as_secs());
+        warn!(%model, %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
     }
 
     /// When something that failed is to be tried again.
