@@ -60,7 +60,7 @@ impl Loader {
         let mut outcomes = Vec::with_capacity(task.steps.len());
         for step in &task.steps {
             let serves = !matches!(step.what, What::Load { serving: None, .. });
-            if step.counted && left == 0 || task.stop.load(Ordering::Relaxed) {
+            if !step.forced && left == 0 || task.stop.load(Ordering::Relaxed) {
                 outcomes.push(Outcome::Untouched);
                 continue;
             }
@@ -69,7 +69,7 @@ impl Loader {
                 Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None })
             });
             let passes = outcome.passes(serves) || matches!(outcome, Outcome::Verified);
-            left -= usize::from(step.counted && passes);
+            left = left.saturating_sub(usize::from(passes));
             outcomes.push(outcome);
         }
         outcomes

@@ -157,6 +157,12 @@ fn an_order_lasts_until_the_directory_changes() {
     world.order("a", Order::Unload { version: Some(version(3)) });
     world.quiet();
     assert_eq!(world.serving("a"), [(1, 1), (2, 2)], "the next one takes its place");
+    // Asking for one that serves anyway adds none.
+    world.write("a", 4, 4);
+    world.quiet();
+    world.order("a", Order::Load { version: Some(version(4)), instead: None });
+    world.quiet();
+    assert_eq!((world.last_answer(), world.serving("a")), (Some(Ok(())), vec![(4, 4)]));
     world.order("a", Order::Load { version: Some(version(9)), instead: None });
     assert!(
         matches!(world.last_answer(), Some(Err(Refused::NotFound(text))) if text.contains("no version 9"))

@@ -190,13 +190,13 @@ impl World {
         let mut outcomes = Vec::new();
         for step in &task.steps {
             let serves = !matches!(step.what, What::Load { serving: None, .. });
-            if step.counted && left == 0 {
+            if !step.forced && left == 0 {
                 outcomes.push(Outcome::Untouched);
                 continue;
             }
             let outcome = self.outcome(step, task.only_verify);
-            left -=
-                usize::from(step.counted && (outcome.passes(serves) || matches!(outcome, Outcome::Verified)));
+            left = left
+                .saturating_sub(usize::from(outcome.passes(serves) || matches!(outcome, Outcome::Verified)));
             outcomes.push(outcome);
         }
         let at = self.at();

@@ -460,18 +460,15 @@ impl<L: Clone> Model<L> {
     }
 }
 
-/// The versions that serve if those pass: of those that count, the first so many, and all others.
+/// The versions that serve if those pass: the first so many, and those that were asked for by number.
 fn select<L>(steps: &[TaskStep<L>], count: usize, passes: impl Fn(Version) -> bool) -> BTreeSet<Version> {
     let mut left = count;
     let mut selected = BTreeSet::new();
     for step in steps.iter().filter(|step| passes(step.version)) {
-        if step.counted {
-            if left == 0 {
-                continue;
-            }
-            left -= 1;
+        if step.forced || left > 0 {
+            selected.insert(step.version);
         }
-        selected.insert(step.version);
+        left = left.saturating_sub(1);
     }
     selected
 }

@@ -43,8 +43,8 @@ pub(super) struct Task<L> {
 pub(super) struct TaskStep<L> {
     pub(super) version: Version,
     pub(super) files: VersionOnDisk,
-    /// One of the `count` that the policy asks for, not of those that were asked for by number.
-    pub(super) counted: bool,
+    /// It was asked for by number, and is to serve also when enough others do.
+    pub(super) forced: bool,
     pub(super) what: What<L>,
 }
 
@@ -149,41 +149,42 @@ pub(super) fn plan<L: Clone>(
     let mut steps = Vec::new();
     let mut considered = BTreeSet::new();
     let mut left = count;
-    for (version, counted) in candidates {
+    for (version, forced) in candidates {
         let Some(files) = source.versions.get(&version) else { continue };
-        if counted && left == 0 {
+        if !forced && left == 0 {
             continue;
         }
         considered.insert(version);
         let Some(what) = what(version, files, config, known) else { continue };
         // What has to pass first may fail, and then the next one is needed.
-        if counted && !matches!(what, What::Load { .. }) {
-            left -= 1;
+        if !matches!(what, What::Load { .. }) {
+            left = left.saturating_sub(1);
         }
-        steps.push(TaskStep { version, files: files.clone(), counted, what });
+        steps.push(TaskStep { version, files: files.clone(), forced, what });
     }
     Plan { steps, count, considered }
 }
 
-/// The versions that may be served, in order of preference, whether each is one of the number that is
-/// wanted, and that number. `latest: n` is the n highest that pass: a bad one holds back no good one.
+/// The versions that may be served, in order of preference, each with whether it was asked for by number,
+/// and how many are wanted. `latest: n` is the n highest that pass: a bad one holds back no good one.
 fn candidates(source: &ModelOnDisk, wish: &Wish) -> (Vec<(Version, bool)>, usize) {
-    let refused = |version: &Version| wish.versions.get(version) == Some(&false);
     let policy = source.config.as_ref().ok().map(|config| &config.version_policy).filter(|_| wish.policy);
-    let (chosen, count): (Vec<Version>, usize) = match policy {
+    let (mut chosen, count): (Vec<Version>, usize) = match policy {
         None => (Vec::new(), 0),
         Some(VersionPolicy::Latest(count)) => {
             (source.versions.keys().rev().copied().collect(), count.get() as usize)
         }
         Some(VersionPolicy::All | VersionPolicy::Specific(_)) => (source.wanted.clone(), source.wanted.len()),
     };
-    let mut candidates: Vec<(Version, bool)> =
-        chosen.into_iter().filter(|version| !refused(version)).map(|version| (version, true)).collect();
-    for (&version, _) in wish.versions.iter().filter(|(_, wanted)| **wanted) {
-        candidates.retain(|(other, _)| *other != version);
-        candidates.push((version, false));
+    for (&version, &wanted) in &wish.versions {
+        if !wanted {
+            chosen.retain(|other| *other != version);
+        } else if !chosen.contains(&version) {
+            chosen.push(version);
+        }
     }
-    (candidates, count)
+    let forced = |version: &Version| wish.versions.contains_key(version);
+    (chosen.into_iter().map(|version| (version, forced(&version))).collect(), count)
 }
 
 /// `None` when there is nothing to be had from this version now.
