@@ -60,6 +60,30 @@ pub struct ModelOnDisk {
     pub settling: bool,
 }
 
+impl ModelOnDisk {
+    /// The model in a directory of a repository, by another configuration than the one that lies there.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or leads out of `root` with `confine_symlinks`.
+    pub fn with_config(
+        root: &Path,
+        dir: &Path,
+        config: ModelConfig,
+        confine_symlinks: bool,
+    ) -> io::Result<Self> {
+        let confine = if confine_symlinks { Some(root.canonicalize()?) } else { None };
+        let mut recent = Recent::new(SETTLE);
+        let paths = Paths { watch: BTreeSet::new(), confine };
+        let mut look = Look { now: Moment::now(), paths, recent: &mut recent, problems: Vec::new() };
+        look.paths.link(dir).map_err(|target| io::Error::other(links::leads_out(&target)))?;
+        let entries = entries::list(dir)?;
+        let (dirs, readable) = look.versions(dir, &entries, &mut Vec::new());
+        let versions = ModelCache::default().versions(dirs, &config.model_file, &mut look).value;
+        let name = config.name.clone();
+        Ok(Subject { name: &name, root, dir }.found(Ok(config), versions, readable, false))
+    }
+}
+
 /// Something on disk that was ignored, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

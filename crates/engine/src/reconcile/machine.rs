@@ -274,8 +274,13 @@ impl<L: Clone> Machine<L> {
         let (follows, retries) = (self.mode.follows(), self.mode.follows());
         let model =
             self.models.entry(name.into()).or_insert_with_key(|name| Model::new(name, follows, retries));
+        // Whoever has gone may have left files behind that wait with the order.
+        model.orders.retain(|(_, reply)| !reply.is_closed());
         if model.orders.len() >= MAX_ORDERS {
-            let text = format!("{MAX_ORDERS} orders for model '{name}' wait already; retry later");
+            let text = format!(
+                "{MAX_ORDERS} orders for model '{}' wait already; retry later",
+                crate::text::quote(name)
+            );
             let _ = reply.send(Err(Refused::NotNow(text)));
             return;
         }

@@ -4,6 +4,7 @@
 //! served; a missed event is repaired by the next look. In reading order:
 //!
 //! - [`order`]: what an operator may ask for beside the directory.
+//! - [`overriding`]: what comes with an order instead of what the directory says.
 //! - [`plan`]: which versions are to serve, and what has to be done for each of them.
 //! - [`model`]: the state of one model, and how a finished load changes it.
 //! - [`carry`]: how it carries out orders.
@@ -18,6 +19,7 @@ mod load;
 mod machine;
 mod model;
 mod order;
+mod overriding;
 mod place;
 mod plan;
 
@@ -25,6 +27,7 @@ use std::{path::PathBuf, time::Duration};
 
 pub use driver::{Parts, Reconciler};
 pub use order::{Order, Override, Refused};
+pub use overriding::Overrides;
 
 /// When a model is loaded and unloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]

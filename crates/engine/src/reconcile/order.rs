@@ -43,6 +43,12 @@ pub enum Refused {
     /// The server does not take orders, or not now.
     #[error("{0}")]
     NotNow(String),
+    /// The files that came with it are more than there is room for.
+    #[error("{0}")]
+    NoSpace(String),
+    /// The files that came with it could not be written.
+    #[error("{0}")]
+    Unwritten(String),
 }
 
 /// What orders have made of a model; without one, what the mode says.
