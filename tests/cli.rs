@@ -58,14 +58,22 @@ fn help_names_every_flag_with_its_default() {
         let output = run(&[arguments, &["--help"]].concat());
         ends(&output, 0);
         // The width of the terminal breaks lines anywhere.
-        stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+        let words = stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        // Flags whose value may be left out.
+        words.replace("[=", " [=")
     };
     let all = help(&["serve"]);
     let flags = [
         ("--grpc-address", "[default: 127.0.0.1:8001]"),
         ("--metrics-address", "[default: 127.0.0.1:8002]"),
         ("--server-id", "[default: sconce]"),
-        ("--model-control-mode", "[default: none]"),
+        ("--model-control-mode", "[default: watch]"),
+        ("--repository-poll-interval", "[default: 5s]"),
+        ("--model-load-thread-count", "[default: half the cores, 1 to 4]"),
+        ("--missing-repository-timeout", "[default: 60s]"),
+        ("--unload-timeout", "[default: 30s]"),
+        ("--confine-symlinks", "[default: false]"),
+        ("--strict-readiness", "[default: false]"),
         ("--cpu-workers", "[default: one per core]"),
         ("--max-message-size", "[default: 2GiB]"),
         ("--receive-budget", "[default: 4GiB]"),
@@ -84,7 +92,7 @@ fn help_names_every_flag_with_its_default() {
             format!("[env: SCONCE_{}=]", flag.trim_start_matches("--").replace('-', "_").to_uppercase());
         assert!(own.contains(&variable), "{flag}: {variable} is not in: {own}");
     }
-    for flag in ["--config", "--model-repository", "--op-library"] {
+    for flag in ["--config", "--model-repository", "--op-library", "--load-model"] {
         assert!(all.contains(flag), "{flag}");
     }
     let infer = help(&["infer"]);
@@ -126,7 +134,11 @@ fn an_address_that_cannot_be_had_is_named() {
 
 #[test]
 fn what_the_command_line_does_not_know_it_says() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 13] = [
+        (&["serve", "--model-control-mode", "auto"], "explicit"),
+        (&["serve", "--model-load-thread-count", "65"], "--model-load-thread-count"),
+        (&["serve", "--confine-symlinks=maybe"], "--confine-symlinks"),
+        (&["serve", "--unload-timeout", "5"], "a length of time such as 500ms, 30s or 2m is expected"),
         (&["serve", "--no-such-flag"], "--no-such-flag"),
         (&["sevre"], "sevre"),
         (&["serve", "--cpu-workers", "0"], "--cpu-workers"),
@@ -158,6 +170,30 @@ fn what_the_command_line_does_not_know_it_says() {
         ]),
         &["--op-library no.so"],
     );
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused_at_start() {
+    let repo = Repo::new();
+    let file = repo.file("settings.yaml", "load-model: [digits]\nmodel-load-thread-count: 0\n");
+    let file = text(&file);
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&["--load-model", "digits"], &["--load-model digits", "--model-control-mode explicit"]),
+        (&["--load-model", "*", "--model-control-mode", "poll"], &["--load-model *", "explicit"]),
+        (&["--config", file], &["--load-model digits", "explicit"]),
+        (&["--config", file, "--model-control-mode", "explicit"], &["--model-load-thread-count 0", "64"]),
+        (&["--load-model", "../x", "--model-control-mode", "explicit"], &["'../x'", "name of a directory"]),
+        (&["--load-model", "a\nb", "--model-control-mode", "explicit"], &["'a\\nb'", "name of a directory"]),
+        (&["--repository-poll-interval", "99ms"], &["--repository-poll-interval 99ms", "100ms"]),
+        (
+            &["--repository-poll-interval", "1s", "--model-control-mode", "none"],
+            &["--repository-poll-interval 1s", "--model-control-mode none"],
+        ),
+    ];
+    for (arguments, parts) in cases {
+        let arguments = [&["--model-repository", text(repo.path())], arguments].concat();
+        one_sentence(&serve(&arguments), parts);
+    }
 }
 
 #[test]

@@ -43,7 +43,14 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             client.server_metadata(ServerMetadataRequest {}).await.expect("an answer").into_inner();
         assert_eq!(metadata.name, name);
         assert_eq!(metadata.version, env!("CARGO_PKG_VERSION"));
-        assert_eq!(metadata.extensions, ["classification", "model_configuration", "binary_tensor_data"]);
+        let extensions = [
+            "classification",
+            "model_repository",
+            "model_repository(unload_dependents)",
+            "model_configuration",
+            "binary_tensor_data",
+        ];
+        assert_eq!(metadata.extensions, extensions);
         assert!(client.server_live(ServerLiveRequest {}).await.expect("an answer").into_inner().live);
         assert!(client.server_ready(ServerReadyRequest {}).await.expect("an answer").into_inner().ready);
     }
@@ -72,6 +79,8 @@ async fn every_rpc_is_served_or_unimplemented() {
         "ModelMetadata",
         "ModelReady",
         "RepositoryIndex",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
         "ServerLive",
         "ServerMetadata",
         "ServerReady",

@@ -12,10 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), files.encode_to_vec())?;
 
     tonic_prost_build::configure()
-        // Tensor contents stay slices of the buffer they were received in.
+        // Contents of tensors and files stay slices of the buffer they were received in.
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")
         .bytes(".inference.InferTensorContents.bytes_contents")
+        .bytes(".inference.ModelRepositoryParameter.bytes_param")
         .compile_fds(files)?;
     Ok(())
 }

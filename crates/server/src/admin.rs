@@ -1,19 +1,47 @@
-//! The HTTP side: health for probes that do not speak gRPC.
+//! The HTTP side: health for probes that do not speak gRPC, and what is known of each model.
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
-use sconce_engine::table::Table;
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use sconce_engine::{
+    table::{Snapshot, Table},
+    text::quote,
+};
+use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::error;
 
-/// Serves `/health/live` and `/health/ready` until told to stop.
-pub(crate) async fn serve(listener: TcpListener, table: Arc<Table>, mut stop: watch::Receiver<bool>) {
+use crate::models;
+
+/// How many names a refusal lists.
+const NAMED: usize = 20;
+
+/// What is told from.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) table: Arc<Table>,
+    /// The names of the devices, by their index.
+    pub(crate) devices: Arc<[String]>,
+}
+
+/// Serves HTTP until told to stop.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::Receiver<bool>) {
     let router = Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there is /health/live and /health/ready\n") })
-        .with_state(table);
+        .route("/models", get(all))
+        .route("/models/{name}", get(one))
+        .fallback(|| async {
+            let there = "there is /health/live, /health/ready, /models and /models/NAME\n";
+            (StatusCode::NOT_FOUND, there)
+        })
+        .with_state(admin);
     let stopped = async move {
         // The sender is gone when the server is.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -23,13 +51,66 @@ pub(crate) async fn serve(listener: TcpListener, table: Arc<Table>, mut stop: wa
     }
 }
 
-async fn ready(State(table): State<Arc<Table>>) -> (StatusCode, &'static str) {
-    let snapshot = table.snapshot();
+async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
+    let snapshot = admin.table.snapshot();
+    match why_not_ready(&snapshot) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
     if snapshot.ready() {
-        (StatusCode::OK, "ready\n")
-    } else if snapshot.draining {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: models are loading\n")
+        return None;
+    }
+    if snapshot.draining {
+        return Some("shutting down".to_owned());
+    }
+    if !snapshot.settled {
+        return Some("models are loading".to_owned());
+    }
+    let waiting = snapshot.routes.iter().filter(|(_, route)| !route.unloaded && route.newest().is_none());
+    Some(format!(
+        "with --strict-readiness every model has to serve, and these do not: {}",
+        list(waiting.map(|(name, _)| &**name))
+    ))
+}
+
+#[derive(Debug, Serialize)]
+struct Models {
+    models: Vec<models::ModelStatus>,
+}
+
+async fn all(State(Admin { table, devices }): State<Admin>) -> Response {
+    let snapshot = table.snapshot();
+    let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, &devices));
+    json(&Models { models: models.collect() })
+}
+
+async fn one(State(Admin { table, devices }): State<Admin>, Path(name): Path<String>) -> Response {
+    let snapshot = table.snapshot();
+    if let Some(route) = snapshot.routes.get(name.as_str()) {
+        return json(&models::status(&name, route, &devices));
+    }
+    let there = list(snapshot.routes.keys().map(|name| &**name));
+    let text = format!("no model is named '{}'; there is {there}\n", quote(&name));
+    (StatusCode::NOT_FOUND, text).into_response()
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<String> = names.take(NAMED + 1).map(quote).collect();
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    if names.len() > NAMED {
+        names[NAMED] = "...".to_owned();
+    }
+    names.join(", ")
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -9,12 +9,14 @@ use sconce_engine::table::{State, Table};
 use sconce_proto::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
     ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest,
-    RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
-    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 use tonic::Status;
 
 use crate::{
+    control::Control,
     from_proto, status, to_proto,
     wire::{self, Body, Encoding, Limits, ResponseCompression},
 };
@@ -23,7 +25,13 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 3] = ["classification", "model_configuration", "binary_tensor_data"];
+const EXTENSIONS: [&str; 5] = [
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "binary_tensor_data",
+];
 
 type Answer<T> = Result<T, Box<Status>>;
 
@@ -31,6 +39,7 @@ type Answer<T> = Result<T, Box<Status>>;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
+    pub(crate) control: Control,
     pub(crate) server_id: String,
     pub(crate) limits: Limits,
     pub(crate) compression: ResponseCompression,
@@ -54,6 +63,14 @@ impl Service {
             "ModelMetadata" => self.ready_unary(request, |message| self.model_metadata(&message)).await,
             "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
+            "RepositoryModelLoad" => {
+                let load = |message, deadline| self.load(message, deadline);
+                self.unary(request, wire::check_control_request, load).await
+            }
+            "RepositoryModelUnload" => {
+                let unload = |message, deadline| self.unload(message, deadline);
+                self.unary(request, wire::check_control_request, unload).await
+            }
             other => wire::status(&Status::unimplemented(format!(
                 "RPC '{}' is not served",
                 sconce_engine::text::quote(other)
@@ -123,6 +140,24 @@ impl Service {
         let request = from_proto::infer_request(request, deadline)?;
         let outputs = live.infer(request).await.map_err(|error| status::from_error(&error))?;
         Ok(to_proto::infer_response(&live, id, outputs))
+    }
+
+    async fn load(
+        &self,
+        request: RepositoryModelLoadRequest,
+        deadline: Option<Instant>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        self.control.load(request, deadline).await?;
+        Ok(RepositoryModelLoadResponse {})
+    }
+
+    async fn unload(
+        &self,
+        request: RepositoryModelUnloadRequest,
+        deadline: Option<Instant>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        self.control.unload(request, deadline).await?;
+        Ok(RepositoryModelUnloadResponse {})
     }
 
     fn server_ready(&self) -> ServerReadyResponse {

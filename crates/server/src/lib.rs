@@ -2,18 +2,22 @@
 //!
 //! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
-//! it: `cli` and `options` (what was asked for), `serve` (the parts put together, and taken apart),
-//! `health`, `admin`, `telemetry`; `client` is `sconce infer`.
+//! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
+//! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
+//! `admin`, `telemetry`; `client` is `sconce infer`.
 //!
 //! This crate does not know how a model is run.
 
 mod admin;
 mod cli;
 mod client;
+mod control;
+mod follow;
 mod from_proto;
 mod grpc;
 mod health;
 mod listen;
+mod models;
 mod options;
 mod serve;
 mod status;

@@ -25,8 +25,14 @@ pub(crate) struct ServeArgs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ControlMode {
-    /// All models are loaded at start, changes are not followed.
+    /// All models are served, and changes are followed as the system tells of them
     #[default]
+    Watch,
+    /// All models are served, and changes are followed by looking again and again
+    Poll,
+    /// What is named at start is served, and what is loaded through the API
+    Explicit,
+    /// All models are loaded at start, changes are not followed
     None,
 }
 
@@ -62,7 +68,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOST:PORT", env = "SCONCE_GRPC_ADDRESS")]
     pub(crate) grpc_address: Option<String>,
 
-    /// Where /health/live and /health/ready are served over HTTP; `off` for nowhere [default: 127.0.0.1:8002]
+    /// Where /health, /models and /metrics are served over HTTP; `off` for nowhere [default: 127.0.0.1:8002]
     #[arg(long, value_name = "HOST:PORT", env = "SCONCE_METRICS_ADDRESS")]
     pub(crate) metrics_address: Option<String>,
 
@@ -70,9 +76,37 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", env = "SCONCE_SERVER_ID")]
     pub(crate) server_id: Option<String>,
 
-    /// How models get loaded and unloaded while the server runs [default: none]
-    #[arg(long, env = "SCONCE_MODEL_CONTROL_MODE")]
+    /// How models get loaded and unloaded while the server runs [default: watch]
+    #[arg(long, value_name = "MODE", env = "SCONCE_MODEL_CONTROL_MODE")]
     pub(crate) model_control_mode: Option<ControlMode>,
+
+    /// With `explicit`: a model to load at start, `*` for all; may be given several times
+    #[arg(long, value_name = "NAME", env = "SCONCE_LOAD_MODEL", value_delimiter = ',')]
+    pub(crate) load_model: Vec<String>,
+
+    /// Between two looks at repositories that cannot be watched, at least 100ms [default: 5s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_REPOSITORY_POLL_INTERVAL")]
+    pub(crate) repository_poll_interval: Option<Period>,
+
+    /// How many models are loaded at once, 1 to 64 [default: half the cores, 1 to 4]
+    #[arg(long, value_name = "COUNT", env = "SCONCE_MODEL_LOAD_THREAD_COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) model_load_thread_count: Option<u16>,
+
+    /// How long a repository may be away before its models are unloaded [default: 60s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_MISSING_REPOSITORY_TIMEOUT")]
+    pub(crate) missing_repository_timeout: Option<Period>,
+
+    /// How long a version that was replaced may take to answer what it has accepted [default: 30s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_UNLOAD_TIMEOUT")]
+    pub(crate) unload_timeout: Option<Period>,
+
+    /// Ignore symlinks that lead out of their repository [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_CONFINE_SYMLINKS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) confine_symlinks: Option<bool>,
+
+    /// Ready only while every model serves, not once each has been tried [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_STRICT_READINESS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) strict_readiness: Option<bool>,
 
     /// A shared library with custom operators, opened before any model; may be given several times
     #[arg(long, value_name = "FILE", env = "SCONCE_OP_LIBRARY", value_delimiter = ',')]
@@ -125,6 +159,7 @@ macro_rules! first {
         Options {
             model_repository: either($flags.model_repository, $file.model_repository),
             op_library: either($flags.op_library, $file.op_library),
+            load_model: either($flags.load_model, $file.load_model),
             $($field: $flags.$field.or($file.$field),)*
         }
     };
@@ -161,6 +196,12 @@ impl ServeArgs {
             metrics_address,
             server_id,
             model_control_mode,
+            repository_poll_interval,
+            model_load_thread_count,
+            missing_repository_timeout,
+            unload_timeout,
+            confine_symlinks,
+            strict_readiness,
             cpu_workers,
             max_message_size,
             receive_budget,

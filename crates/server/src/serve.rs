@@ -9,7 +9,7 @@ use sconce_engine::{
     backend::Backend,
     pool::Pool,
     reaper::Reaper,
-    reconcile::{Mode, Parts, Reconciler, Settings},
+    reconcile::{Overrides, Parts, Reconciler},
     table::Table,
 };
 use sconce_proto::health::health_server::HealthServer;
@@ -23,6 +23,8 @@ use tracing::{info, warn};
 
 use crate::{
     admin,
+    control::Control,
+    follow,
     grpc::Service,
     health::HealthService,
     listen::Listener,
@@ -41,9 +43,6 @@ const MAX_STREAMS: u32 = 1024;
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
-const MISSING_REPOSITORY_TIMEOUT: Duration = Duration::from_secs(60);
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
 pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
@@ -88,7 +87,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
             "--max-message-size {size}: between 1B and 2GiB is expected, the most that gRPC can carry"
         );
     }
-    Ok(())
+    follow::check(options)
 }
 
 async fn serve(options: Options) -> anyhow::Result<()> {
@@ -104,39 +103,37 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let workers = options.cpu_workers.map_or(cores, usize::from);
     let pool = Pool::start(&backend, workers, cores).context("the worker threads could not be started")?;
     let table = Arc::new(Table::default());
+    table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
+    let settings = follow::settings(&options, cores);
+    let overrides = Arc::new(Overrides::new(settings.roots.clone(), settings.confine_symlinks));
+    let (limits, routes) = (limits(&options)?, routes(&table)?);
+    let mut signals = Signals::new()?;
 
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
-    let limits = Limits {
-        message: bytes(options.max_message_size, MAX_MESSAGE)?,
-        budget: Budget::new(
-            bytes(options.receive_budget, RECEIVE_BUDGET)?,
-            "requests being received is used up; retry later or raise --receive-budget",
-        ),
-        answers: Budget::new(
-            bytes(options.send_budget, SEND_BUDGET)?,
-            "answers being sent is used up; read answers sooner, retry later or raise --send-budget",
-        ),
-    };
+    if let Some(metrics) = metrics {
+        info!("health on http://{}/health/ready", metrics.local_addr()?);
+        let state = admin::Admin { table: Arc::clone(&table), devices: devices.into() };
+        tokio::spawn(admin::serve(metrics, state, stopped.clone()));
+    }
+    tokio::spawn(sweep(pool.clone()));
+    let mode = settings.mode.clone();
+    let reaper = Reaper::start(Arc::clone(&backend))?;
+    let parts = Parts { backend, pool, reaper, table: Arc::clone(&table) };
+    let reconciler = Reconciler::start(settings, parts)?;
     let listener = Listener {
         service: Arc::new(Service {
             table: Arc::clone(&table),
+            control: Control::new(reconciler, Arc::clone(&overrides), &mode),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
             limits,
             compression: options.response_compression.unwrap_or_default(),
         }),
-        routes: routes(&table)?,
+        routes,
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
     };
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
-    let serving = tokio::spawn(listener.run(grpc, stopped.clone(), bound));
-    if let Some(metrics) = metrics {
-        info!("health on http://{}/health/ready", metrics.local_addr()?);
-        tokio::spawn(admin::serve(metrics, Arc::clone(&table), stopped));
-    }
-    let mut signals = Signals::new()?;
-    tokio::spawn(sweep(pool.clone()));
-    let _reconciler = follow(&options, backend, pool, Arc::clone(&table))?;
+    let serving = tokio::spawn(listener.run(grpc, stopped, bound));
 
     let name = signals.next().await;
     table.change(|table| table.draining = true);
@@ -147,14 +144,32 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         stop.send_replace(true);
         serving.await
     };
-    tokio::select! {
-        cut = drain => match cut? {
+    let ended = tokio::select! {
+        cut = drain => cut.map(|cut| match cut {
             0 => info!("drained"),
             cut => warn!("{cut} connections were still busy after {bound:?} and have been cut"),
-        },
-        name = signals.again() => warn!("{name} again: stopping at once"),
-    }
-    Ok(())
+        }),
+        name = signals.again() => {
+            warn!("{name} again: stopping at once");
+            Ok(())
+        }
+    };
+    overrides.remove();
+    Ok(ended?)
+}
+
+fn limits(options: &Options) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        message: bytes(options.max_message_size, MAX_MESSAGE)?,
+        budget: Budget::new(
+            bytes(options.receive_budget, RECEIVE_BUDGET)?,
+            "requests being received is used up; retry later or raise --receive-budget",
+        ),
+        answers: Budget::new(
+            bytes(options.send_budget, SEND_BUDGET)?,
+            "answers being sent is used up; read answers sooner, retry later or raise --send-budget",
+        ),
+    })
 }
 
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a
@@ -166,26 +181,6 @@ async fn sweep(pool: Pool) {
         interval.tick().await;
         pool.sweep();
     }
-}
-
-/// Follows the repositories, on a thread of its own.
-fn follow(
-    options: &Options,
-    backend: Arc<dyn Backend>,
-    pool: Pool,
-    table: Arc<Table>,
-) -> anyhow::Result<Reconciler> {
-    let settings = Settings {
-        roots: options.model_repository.clone(),
-        confine_symlinks: false,
-        mode: Mode::Watch,
-        poll_interval: POLL_INTERVAL,
-        load_threads: 1,
-        missing_repository_timeout: MISSING_REPOSITORY_TIMEOUT,
-        unload_timeout: UNLOAD_TIMEOUT,
-    };
-    let reaper = Reaper::start(Arc::clone(&backend))?;
-    Ok(Reconciler::start(settings, Parts { backend, pool, reaper, table })?)
 }
 
 fn routes(table: &Arc<Table>) -> anyhow::Result<Routes> {

@@ -1,6 +1,6 @@
 //! The one place that chooses a gRPC code.
 
-use sconce_engine::Error;
+use sconce_engine::{Error, reconcile::Refused};
 use tonic::Status;
 
 /// The status of an error of the engine.
@@ -15,5 +15,18 @@ pub(crate) fn from_error(error: &Error) -> Box<Status> {
         Error::QueueFull { .. } => Status::resource_exhausted(text),
         Error::DeadlineExceeded { .. } => Status::deadline_exceeded(text),
         Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. } => Status::internal(text),
+    })
+}
+
+/// The status of an order for a model that had not the effect that was asked for.
+pub(crate) fn from_refused(refused: &Refused) -> Box<Status> {
+    let text = refused.to_string();
+    Box::new(match refused {
+        Refused::NotFound(_) => Status::not_found(text),
+        // Triton's code for a model that does not load.
+        Refused::Failed(_) => Status::invalid_argument(text),
+        Refused::NotNow(_) => Status::unavailable(text),
+        Refused::NoSpace(_) => Status::resource_exhausted(text),
+        Refused::Unwritten(_) => Status::internal(text),
     })
 }

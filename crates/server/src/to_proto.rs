@@ -14,6 +14,8 @@ use sconce_proto::inference::{
 };
 use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
 
+use crate::models::reason;
+
 /// What Triton calls TorchScript.
 const PLATFORM: &str = "pytorch_libtorch";
 
@@ -70,23 +72,18 @@ pub(crate) fn model_metadata(live: &LiveVersion, versions: &[Version]) -> ModelM
 pub(crate) fn repository_index(snapshot: &Snapshot, only_ready: bool) -> RepositoryIndexResponse {
     let mut models = Vec::new();
     for (name, route) in &snapshot.routes {
-        let row = |version: String, state: &str, reason: &str| ModelIndex {
-            name: name.to_string(),
-            version,
-            state: state.to_owned(),
-            reason: reason.to_owned(),
+        let row = |version: String, state: &str, reason: String| {
+            let (name, state) = (name.to_string(), state.to_owned());
+            ModelIndex { name, version, state, reason }
         };
         if route.versions.is_empty() && !only_ready {
-            let reason = route.problem.as_deref().unwrap_or_default();
-            models.push(row(String::new(), "UNAVAILABLE", reason));
+            // Triton's way to show what has never been asked for.
+            let state = if route.unloaded { "" } else { "UNAVAILABLE" };
+            models.push(row(String::new(), state, route.problem.clone().unwrap_or_default()));
         }
         for (version, state) in &route.versions {
-            let reason = match state {
-                State::Unavailable(reason) => reason.as_str(),
-                State::Ready(_) | State::Loading | State::Unloading => "",
-            };
             if !only_ready || matches!(state, State::Ready(_)) {
-                models.push(row(version.to_string(), state.name(), reason));
+                models.push(row(version.to_string(), state.name(), reason(route, *version, state)));
             }
         }
     }

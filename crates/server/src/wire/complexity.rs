@@ -1,7 +1,7 @@
 //! How much a message would become when it is decoded.
 //!
 //! Two bytes on the wire can be an empty input of a hundred in memory, and a byte of a shape eight. So
-//! the parts of a ModelInferRequest are counted before any of them is made.
+//! the parts of a request that may have many are counted before any of them is made.
 
 use bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -14,6 +14,8 @@ const MAX_PARTS: usize = 1 << 20;
 const MAX_TENSORS: usize = 1 << 16;
 /// Bytes of one shape: more than libtorch's 64 dimensions of 10 bytes.
 const MAX_SHAPE: usize = 1024;
+/// Parameters of one request to load a model, each of which may carry a file.
+const MAX_CONTROL_PARTS: usize = 4096;
 
 /// Refuses a ModelInferRequest of too many parts. Malformed bytes pass: decoding says what is wrong.
 pub(crate) fn check_infer_request(message: &[u8]) -> Result<(), Box<Status>> {
@@ -58,6 +60,23 @@ pub(crate) fn check_infer_request(message: &[u8]) -> Result<(), Box<Status>> {
         ))));
     }
     Ok(())
+}
+
+/// Refuses a request to load or unload a model that has too many parameters.
+pub(crate) fn check_control_request(message: &[u8]) -> Result<(), Box<Status>> {
+    let mut parts = 0usize;
+    // Whatever is malformed ends the walk.
+    let _ = each_part(message, |_, _| {
+        parts += 1;
+        Some(())
+    });
+    if parts <= MAX_CONTROL_PARTS {
+        return Ok(());
+    }
+    Err(Box::new(Status::invalid_argument(format!(
+        "the request has {parts} parameters, and at most {MAX_CONTROL_PARTS} are expected; \
+         put a model of more files into the repository"
+    ))))
 }
 
 /// Calls `visit` with the number and the bytes of each field; a field that is no bytes has none.

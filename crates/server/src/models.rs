@@ -1,0 +1,96 @@
+//! What is told of models beside their answers: states, reasons, attempts, in words and as JSON.
+
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_seconds;
+use sconce_engine::{
+    Version,
+    table::{Failure, Route, State},
+};
+use serde::Serialize;
+
+/// Why a version does not serve, or serves what is not the latest; empty where all is as it should be.
+pub(crate) fn reason(route: &Route, version: Version, state: &State) -> String {
+    let failure = route.failures.get(&version).map(attempts);
+    match (state, failure) {
+        (State::Ready(_), Some(failure)) => format!("an earlier content serves: {failure}"),
+        (State::Ready(_), None) => match &route.problem {
+            Some(problem) => format!("an earlier configuration serves: {problem}"),
+            None => String::new(),
+        },
+        (State::Unavailable(_), Some(failure)) => failure,
+        (State::Unavailable(reason), None) => reason.clone(),
+        (State::Loading, Some(failure)) => format!("being tried again: {failure}"),
+        (State::Loading, None) | (State::Unloading, _) => String::new(),
+    }
+}
+
+fn attempts(failure: &Failure) -> String {
+    let Failure { reason, attempts, last, next, .. } = failure;
+    let next = next.map(|next| format!(", next at {}", time(next))).unwrap_or_default();
+    format!("{reason}; attempt {attempts} at {}{next}", time(*last))
+}
+
+fn time(time: SystemTime) -> String {
+    format_rfc3339_seconds(time).to_string()
+}
+
+/// A model, as `/models` tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ModelStatus {
+    name: String,
+    /// Whether a version serves.
+    ready: bool,
+    /// Nothing of it is to be served, because nobody has asked for it or somebody has unloaded it.
+    unloaded: bool,
+    /// What is wrong with it as a whole.
+    problem: Option<String>,
+    versions: Vec<VersionStatus>,
+}
+
+/// A version, as `/models` tells it. What does not apply is null.
+#[derive(Debug, Serialize)]
+struct VersionStatus {
+    version: String,
+    state: &'static str,
+    reason: String,
+    /// In which step of loading the last attempt failed.
+    step: Option<&'static str>,
+    /// How many attempts at its content have failed.
+    attempts: u32,
+    last_failure: Option<String>,
+    next_attempt: Option<String>,
+    /// Where it may run, while it serves.
+    devices: Vec<String>,
+    /// How many of its runs at once, over all of them.
+    instances: usize,
+}
+
+/// All that is known of a model. `devices` are the server's, by their index.
+pub(crate) fn status(name: &str, route: &Route, devices: &[String]) -> ModelStatus {
+    let version = |(version, state): (&Version, &State)| {
+        let failure = route.failures.get(version);
+        let placements = match state {
+            State::Ready(live) => live.executable().placements(),
+            State::Loading | State::Unloading | State::Unavailable(_) => Vec::new(),
+        };
+        VersionStatus {
+            version: version.to_string(),
+            state: state.name(),
+            reason: reason(route, *version, state),
+            step: failure.map(|failure| failure.step.name()),
+            attempts: failure.map_or(0, |failure| failure.attempts),
+            last_failure: failure.map(|failure| time(failure.last)),
+            next_attempt: failure.and_then(|failure| failure.next).map(time),
+            devices: placements.iter().filter_map(|place| devices.get(place.device).cloned()).collect(),
+            instances: placements.iter().map(|place| place.limit).sum(),
+        }
+    };
+    ModelStatus {
+        name: name.to_owned(),
+        ready: route.newest().is_some(),
+        unloaded: route.unloaded,
+        problem: route.problem.clone(),
+        versions: route.versions.iter().map(version).collect(),
+    }
+}
