@@ -242,9 +242,8 @@ impl<L: Clone> Machine<L> {
         if all {
             names.extend(self.models.keys().cloned());
         }
-        if let Some(first) = &mut self.first {
-            first.retain(|name| names.contains(name));
-        }
+        // So far nothing was wanted, and all of it has been worked through.
+        self.first = Some(names.clone());
         for name in names {
             let model = self
                 .models

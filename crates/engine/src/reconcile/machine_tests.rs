@@ -170,6 +170,19 @@ fn an_order_lasts_until_the_directory_changes() {
 }
 
 #[test]
+fn what_is_named_at_start_is_waited_for() {
+    let named = Mode::Explicit { models: vec!["a".to_owned(), "nobody".to_owned()], all: false };
+    let mut world = World::new(named);
+    world.write("a", 1, 1);
+    world.write("b", 1, 1);
+    world.look();
+    assert!(!world.settled && world.loading.len() == 1);
+    world.finish(0);
+    assert!(world.settled);
+    assert_eq!((world.serving("a"), world.serving("b")), (vec![(1, 1)], Vec::new()));
+}
+
+#[test]
 fn contradictory_orders_are_carried_out_in_turn() {
     let mut world = World::new(Mode::Explicit { models: Vec::new(), all: false });
     world.write("a", 1, 1);
