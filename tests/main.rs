@@ -3,6 +3,7 @@
 //! - `broken`: files and configs that cannot be served: each says why, everything else is served
 //! - `cli`: the command line: flags, environment, files, and one sentence for every mistake
 //! - `clients`: clients in other languages against the sample repository
+//! - `control`: loading and unloading by request, and what is told of models
 //! - `dtypes`: every datatype through a real model and back, bit by bit
 //! - `health`: health over gRPC and HTTP, while serving and while draining
 //! - `models`: real TorchScript models, every kind of signature, with the numbers they must give
@@ -22,6 +23,7 @@
 mod broken;
 mod cli;
 mod clients;
+mod control;
 mod dtypes;
 mod harness;
 mod health;

@@ -1,4 +1,4 @@
-//! The HTTP side: health for probes that do not speak gRPC, and what is known of each model.
+//! The HTTP side: health for probes that do not speak gRPC, what is known of each model, and metrics.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use metrics_exporter_prometheus::PrometheusHandle;
 use sconce_engine::{
     table::{Snapshot, Table},
     text::quote,
@@ -22,12 +23,16 @@ use crate::models;
 /// How many names a refusal lists.
 const NAMED: usize = 20;
 
+/// The format of Prometheus.
+const PROMETHEUS: &str = "text/plain; version=0.0.4";
+
 /// What is told from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     /// The names of the devices, by their index.
     pub(crate) devices: Arc<[String]>,
+    pub(crate) recorded: PrometheusHandle,
 }
 
 /// Serves HTTP until told to stop.
@@ -35,10 +40,11 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
     let router = Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
+        .route("/metrics", get(counted))
         .route("/models", get(all))
         .route("/models/{name}", get(one))
         .fallback(|| async {
-            let there = "there is /health/live, /health/ready, /models and /models/NAME\n";
+            let there = "there is /health/live, /health/ready, /metrics, /models and /models/NAME\n";
             (StatusCode::NOT_FOUND, there)
         })
         .with_state(admin);
@@ -76,18 +82,22 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
     ))
 }
 
+async fn counted(State(admin): State<Admin>) -> Response {
+    ([(CONTENT_TYPE, PROMETHEUS)], admin.recorded.render()).into_response()
+}
+
 #[derive(Debug, Serialize)]
 struct Models {
     models: Vec<models::ModelStatus>,
 }
 
-async fn all(State(Admin { table, devices }): State<Admin>) -> Response {
+async fn all(State(Admin { table, devices, .. }): State<Admin>) -> Response {
     let snapshot = table.snapshot();
     let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, &devices));
     json(&Models { models: models.collect() })
 }
 
-async fn one(State(Admin { table, devices }): State<Admin>, Path(name): Path<String>) -> Response {
+async fn one(State(Admin { table, devices, .. }): State<Admin>, Path(name): Path<String>) -> Response {
     let snapshot = table.snapshot();
     if let Some(route) = snapshot.routes.get(name.as_str()) {
         return json(&models::status(&name, route, &devices));

@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use sconce_engine::text::quote;
@@ -27,6 +31,11 @@ enum Command {
     /// About configurations of models
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write manifest.yaml: which bytes make a version, so that it is served when all of them are there
+    Manifest {
+        /// The directory of the version
+        version_dir: PathBuf,
+    },
     /// Print versions, devices and CPU features
     Version,
 }
@@ -50,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Infer(arguments) => infer(arguments),
         Command::Config(ConfigCommand::Schema) => print(&schema()),
         Command::Config(ConfigCommand::Check { repository }) => check(repository),
+        Command::Manifest { version_dir } => manifest(&version_dir),
         Command::Version => print(&version()),
     };
     match outcome {
@@ -118,6 +128,12 @@ fn check(repository: PathBuf) -> anyhow::Result<()> {
     print(&lines)?;
     anyhow::ensure!(wrong == 0, "{wrong} of the above {} wrong", if wrong == 1 { "is" } else { "are" });
     Ok(())
+}
+
+fn manifest(version_dir: &Path) -> anyhow::Result<()> {
+    let files = sconce_repository::files_to_list(version_dir).map_err(anyhow::Error::msg)?;
+    let path = sconce_repository::write_manifest(version_dir, &files).map_err(anyhow::Error::msg)?;
+    print(&format!("{}: {} files\n", path.display(), files.len()))
 }
 
 fn version() -> String {

@@ -60,6 +60,9 @@ struct VersionStatus {
     attempts: u32,
     last_failure: Option<String>,
     next_attempt: Option<String>,
+    /// Which bytes serve.
+    sha256: Option<String>,
+    loaded_at: Option<String>,
     /// Where it may run, while it serves.
     devices: Vec<String>,
     /// How many of its runs at once, over all of them.
@@ -70,10 +73,11 @@ struct VersionStatus {
 pub(crate) fn status(name: &str, route: &Route, devices: &[String]) -> ModelStatus {
     let version = |(version, state): (&Version, &State)| {
         let failure = route.failures.get(version);
-        let placements = match state {
-            State::Ready(live) => live.executable().placements(),
-            State::Loading | State::Unloading | State::Unavailable(_) => Vec::new(),
+        let live = match state {
+            State::Ready(live) => Some(live),
+            State::Loading | State::Unloading | State::Unavailable(_) => None,
         };
+        let placements = live.map(|live| live.executable().placements()).unwrap_or_default();
         VersionStatus {
             version: version.to_string(),
             state: state.name(),
@@ -82,6 +86,8 @@ pub(crate) fn status(name: &str, route: &Route, devices: &[String]) -> ModelStat
             attempts: failure.map_or(0, |failure| failure.attempts),
             last_failure: failure.map(|failure| time(failure.last)),
             next_attempt: failure.and_then(|failure| failure.next).map(time),
+            sha256: live.and_then(|live| live.digest).map(|digest| digest.to_string()),
+            loaded_at: live.map(|live| time(live.loaded_at)),
             devices: placements.iter().filter_map(|place| devices.get(place.device).cloned()).collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
         }

@@ -28,6 +28,7 @@ use crate::{
     grpc::Service,
     health::HealthService,
     listen::Listener,
+    metrics,
     options::{Options, Period, ServeArgs},
     telemetry,
     wire::{Budget, Limits},
@@ -92,7 +93,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
 
 async fn serve(options: Options) -> anyhow::Result<()> {
     let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
-    let metrics = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
+    let http = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
         "off" => None,
         address => Some(bind(address, "--metrics-address").await?),
     };
@@ -111,10 +112,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
-    if let Some(metrics) = metrics {
-        info!("health on http://{}/health/ready", metrics.local_addr()?);
-        let state = admin::Admin { table: Arc::clone(&table), devices: devices.into() };
-        tokio::spawn(admin::serve(metrics, state, stopped.clone()));
+    if let Some(address) = http {
+        info!("health on http://{}/health/ready", address.local_addr()?);
+        let recorded = metrics::start()?;
+        tokio::spawn(metrics::keep_up(recorded.clone()));
+        let state = admin::Admin { table: Arc::clone(&table), devices: devices.into(), recorded };
+        tokio::spawn(admin::serve(address, state, stopped.clone()));
     }
     tokio::spawn(sweep(pool.clone()));
     let mode = settings.mode.clone();

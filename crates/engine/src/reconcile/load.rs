@@ -24,6 +24,11 @@ use crate::{
     warm::warm,
 };
 
+/// Counts loads, by model, outcome and the step that failed.
+const LOADS: &str = "sconce_model_loads_total";
+/// How long loads took that passed, by model, in seconds.
+pub const LOAD_DURATION: &str = "sconce_model_load_duration_seconds";
+
 type Live = Arc<LiveVersion>;
 
 /// What loads.
@@ -68,6 +73,7 @@ impl Loader {
                 let reason = "the backend panicked while loading it; this is a bug, see the log".to_owned();
                 Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None })
             });
+            count(task, &outcome);
             let passes = outcome.passes(serves) || matches!(outcome, Outcome::Verified);
             left = left.saturating_sub(usize::from(passes));
             outcomes.push(outcome);
@@ -137,6 +143,8 @@ impl Loader {
         let examples = task.newest.as_ref().map(|newest| newest.examples()).unwrap_or_default();
         let warmed = warm(&self.parts.pool, &live, &examples, &task.stop).map_err(not_passed(Step::Warm))?;
         took.warm = started.elapsed() - took.verify - took.load;
+        metrics::histogram!(LOAD_DURATION, "model" => task.model.to_string())
+            .record(took.verify + took.load + took.warm);
         let runs = warmed.iter().map(|warmed| warmed.runs).sum();
         say_loaded(task, step, &took, digest, runs);
         Ok(Outcome::Loaded(Arc::new(live), digest))
@@ -181,6 +189,28 @@ impl Loader {
         let placements = place(config, &self.parts.pool)?;
         Ok(live.reconfigured(Arc::clone(config), binding, &placements).map(Arc::new))
     }
+}
+
+/// Says what the metrics of loading are, to whoever records them.
+pub fn describe_metrics() {
+    metrics::describe_counter!(LOADS, "Attempts to load a version, by outcome and the step that failed");
+    metrics::describe_histogram!(
+        LOAD_DURATION,
+        metrics::Unit::Seconds,
+        "From the first byte that was read to the last run before it serves"
+    );
+}
+
+fn count(task: &Task<Live>, outcome: &Outcome<Live>) {
+    let (outcome, step) = match outcome {
+        Outcome::Loaded(..) => ("loaded", ""),
+        Outcome::Same(_) => ("unchanged", ""),
+        Outcome::Rebound(_) => ("rebound", ""),
+        Outcome::Failed(not_passed) => ("failed", not_passed.step.name()),
+        Outcome::Untouched | Outcome::Verified | Outcome::StillBad => return,
+    };
+    let model = task.model.to_string();
+    metrics::counter!(LOADS, "model" => model, "outcome" => outcome, "step" => step).increment(1);
 }
 
 fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Took, digest: Digest, warm_runs: usize) {

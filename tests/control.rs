@@ -1,0 +1,547 @@
+//! Loading and unloading by request: every parameter, every mode, many callers at once.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use sconce_proto::inference::{
+    ModelConfigRequest, ModelReadyRequest, ModelRepositoryParameter, RepositoryIndexRequest,
+    RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
+    model_repository_parameter::ParameterChoice::{self, BoolParam, BytesParam, Int64Param, StringParam},
+};
+use serde_json::Value;
+use tonic::{Code, Request, Status};
+
+use crate::harness::{PATIENCE, Repo, Server, fp32, refused, request, sconce};
+
+/// `x` of FP32 in, `OUTPUT__0` out, with a batch dimension: what the model has without it.
+const CONFIG: &str = r#"{"backend": "pytorch", "maxBatchSize": 4,
+    "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+    "output": [{"name": "OUTPUT__0", "data_type": "TYPE_FP32", "dims": [2]}]}"#;
+
+const EXPLICIT: [&str; 2] = ["--model-control-mode", "explicit"];
+
+/// What a request says beside the name.
+type Parameters<'a> = &'a [(&'a str, ParameterChoice)];
+
+fn map(parameters: Parameters<'_>) -> std::collections::HashMap<String, ModelRepositoryParameter> {
+    let parameter =
+        |choice: &ParameterChoice| ModelRepositoryParameter { parameter_choice: Some(choice.clone()) };
+    parameters.iter().map(|(name, choice)| ((*name).to_owned(), parameter(choice))).collect()
+}
+
+fn load_request(model: &str, parameters: Parameters<'_>) -> RepositoryModelLoadRequest {
+    let (repository_name, model_name) = (String::new(), model.to_owned());
+    RepositoryModelLoadRequest { repository_name, model_name, parameters: map(parameters) }
+}
+
+fn unload_request(model: &str, parameters: Parameters<'_>) -> RepositoryModelUnloadRequest {
+    let (repository_name, model_name) = (String::new(), model.to_owned());
+    RepositoryModelUnloadRequest { repository_name, model_name, parameters: map(parameters) }
+}
+
+async fn load(server: &Server, model: &str, parameters: Parameters<'_>) -> Result<(), Status> {
+    server.client().await.repository_model_load(load_request(model, parameters)).await.map(|_| ())
+}
+
+async fn unload(server: &Server, model: &str, parameters: Parameters<'_>) -> Result<(), Status> {
+    server.client().await.repository_model_unload(unload_request(model, parameters)).await.map(|_| ())
+}
+
+async fn ready(server: &Server, model: &str, version: &str) -> bool {
+    let request = ModelReadyRequest { name: model.to_owned(), version: version.to_owned() };
+    server.client().await.model_ready(request).await.expect("an answer").into_inner().ready
+}
+
+/// The rows of the index: name, version, state, reason.
+async fn index(server: &Server) -> Vec<[String; 4]> {
+    let request = RepositoryIndexRequest { repository_name: String::new(), ready: false };
+    let answer = server.client().await.repository_index(request).await.expect("an index").into_inner();
+    answer.models.into_iter().map(|row| [row.name, row.version, row.state, row.reason]).collect()
+}
+
+/// Asks again until it is so.
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let all = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+fn json(server: &Server, path: &str) -> Value {
+    let (status, body) = server.get(path);
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+/// A counter of loads, by its labels.
+fn loads(server: &Server) -> BTreeMap<String, u64> {
+    let (status, body) = server.get("/metrics");
+    assert_eq!(status, 200, "{body}");
+    let line = |line: &str| {
+        let (labels, count) = line.strip_prefix("sconce_model_loads_total{")?.split_once("} ")?;
+        Some((labels.to_owned(), count.parse().expect("a number")))
+    };
+    body.lines().filter_map(line).collect()
+}
+
+fn loaded(server: &Server, model: &str) -> u64 {
+    let labels = format!(r#"model="{model}",outcome="loaded",step="""#);
+    loads(server).get(&labels).copied().unwrap_or_default()
+}
+
+async fn echo(server: &Server, model: &str, shape: &[i64]) -> Result<String, Status> {
+    let count = usize::try_from(shape.iter().product::<i64>()).expect("small");
+    let answer = server.infer(request(model, &[("x", "FP32", shape, fp32(&vec![1.5; count]))])).await?;
+    Ok(answer.model_version)
+}
+
+#[tokio::test]
+async fn a_model_that_is_served_can_be_unloaded_and_loaded_again() {
+    for arguments in [&[][..], &["--model-control-mode", "poll", "--repository-poll-interval", "100ms"]] {
+        let repo = Repo::new();
+        repo.identity("echo/1/model.pt");
+        repo.identity("other/1/model.pt");
+        let server = Server::start_with(repo.path(), arguments);
+        assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+        unload(&server, "echo", &[("unload_dependents", BoolParam(true))]).await.expect("unloaded");
+        assert!(!ready(&server, "echo", "").await);
+        refused(echo(&server, "echo", &[2]).await, Code::NotFound, &["'echo' has no available versions"]);
+        let rows = index(&server).await;
+        assert_eq!(rows[0], ["echo", "1", "UNAVAILABLE", "unloaded"]);
+        assert_eq!(rows[1], ["other", "1", "READY", ""]);
+        assert_eq!(server.get("/health/ready").0, 200, "what is unloaded on purpose is not missed");
+        unload(&server, "echo", &[]).await.expect("unloaded already");
+        unload(&server, "nobody", &[]).await.expect("as Triton: what is not there is unloaded");
+        load(&server, "echo", &[]).await.expect("loaded");
+        assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+        assert_eq!(loaded(&server, "echo"), 2);
+    }
+}
+
+#[tokio::test]
+async fn explicit_serves_what_is_named_at_start_and_asked_for_later() {
+    let repo = Repo::new();
+    repo.identity("one/1/model.pt");
+    repo.identity("two/1/model.pt");
+    for (named, expected) in [(&[][..], [false, false]), (&["one"], [true, false]), (&["*"], [true, true])] {
+        let mut arguments = EXPLICIT.to_vec();
+        arguments.extend(named.iter().flat_map(|name| ["--load-model", name]));
+        let server = Server::start_with(repo.path(), &arguments);
+        let rows = index(&server).await;
+        for (name, serves) in ["one", "two"].into_iter().zip(expected) {
+            assert_eq!(ready(&server, name, "").await, serves, "{name} with {named:?}");
+            // Triton's way to show what was never asked for.
+            let row = if serves { [name, "1", "READY", ""] } else { [name, "", "", ""] };
+            assert!(rows.contains(&row.map(str::to_owned)), "{rows:?}");
+        }
+        load(&server, "two", &[]).await.expect("loaded");
+        assert!(ready(&server, "two", "").await);
+        refused(load(&server, "three", &[]).await, Code::NotFound, &["failed to load 'three'"]);
+        // A change on disk does not count before somebody asks for it.
+        repo.identity("two/2/model.pt");
+        assert_eq!(echo(&server, "two", &[2]).await.expect("an answer"), "1");
+        load(&server, "two", &[]).await.expect("loaded");
+        assert_eq!(echo(&server, "two", &[2]).await.expect("an answer"), "2");
+        fs::remove_dir_all(repo.path().join("two/2")).expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn without_control_orders_are_refused() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start_with(repo.path(), &["--model-control-mode", "none"]);
+    let parts = ["explicit model load / unload is not allowed if polling is enabled", "--model-control-mode"];
+    refused(load(&server, "echo", &[]).await, Code::Unavailable, &parts);
+    refused(unload(&server, "echo", &[]).await, Code::Unavailable, &parts);
+    assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+}
+
+#[tokio::test]
+async fn a_wrong_order_is_refused_by_name_and_changes_nothing() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    let bytes = || BytesParam(b"x".as_slice().into());
+    let text = |text: &str| StringParam(text.to_owned());
+    let long = format!("file:1/{}", "n".repeat(2000));
+    let cases: [(Parameters<'_>, &[&str]); 16] = [
+        (
+            &[("confg", text("{}"))],
+            &["unknown parameter 'confg'", "config, file:<version>/<path> and version"],
+        ),
+        (&[("unload_dependents", BoolParam(true))], &["unknown parameter 'unload_dependents'"]),
+        (&[("config", bytes())], &["'config' must be a string"]),
+        (&[("config", text("{"))], &["failed to load 'echo'"]),
+        (&[("config", text(r#"{"max_batchsize": 3}"#))], &["failed to load 'echo'", "max_batchsize"]),
+        (&[("version", text(""))], &["'version' must be an integer"]),
+        (&[("version", BoolParam(true))], &["'version' must be an integer"]),
+        (&[("version", Int64Param(0))], &["'0'"]),
+        (&[("version", text("01"))], &["'01'"]),
+        (&[("file:1/model.pt", text("x"))], &["'file:1/model.pt' must be the bytes of the file"]),
+        (&[("file:1/model.pt", bytes())], &["'config'"]),
+        (
+            &[("config", text("{}")), ("file:../1/model.pt", bytes())],
+            &["'file:../1/model.pt'", "relative path"],
+        ),
+        (&[("config", text("{}")), ("file:1/../../x", bytes())], &["'file:1/../../x'", "relative path"]),
+        (&[("config", text("{}")), ("file:1//etc/passwd", bytes())], &["'file:1//etc/passwd'"]),
+        (&[("config", text("{}")), ("file:", bytes())], &["'file:'"]),
+        (&[("config", text("{}")), (&long, bytes())], &["nnn...'"]),
+    ];
+    for (parameters, parts) in cases {
+        refused(load(&server, "echo", parameters).await, Code::InvalidArgument, parts);
+    }
+    let dependents = &[("unload_dependents", Int64Param(1))];
+    refused(unload(&server, "echo", dependents).await, Code::InvalidArgument, &["must be a boolean"]);
+    refused(unload(&server, "echo", &[("config", text("{}"))]).await, Code::InvalidArgument, &["'config'"]);
+    for name in ["", ".", "..", "../echo", "a/b", ".hidden", "line\nbreak", "nul\0", &"n".repeat(1025)] {
+        refused(load(&server, name, &[]).await, Code::InvalidArgument, &["cannot be the name of a model"]);
+        refused(unload(&server, name, &[]).await, Code::InvalidArgument, &["cannot be the name of a model"]);
+    }
+    let named = RepositoryModelLoadRequest { repository_name: "r".to_owned(), ..load_request("echo", &[]) };
+    let answer = server.client().await.repository_model_load(named).await;
+    refused(answer, Code::Unimplemented, &["repository_name"]);
+    refused(
+        load(&server, "echo", &[("version", Int64Param(9))]).await,
+        Code::NotFound,
+        &["no version 9", "has 1"],
+    );
+    let many: Vec<(String, ParameterChoice)> =
+        (0..5000).map(|n| (format!("p{n}"), BoolParam(true))).collect();
+    let many: Vec<(&str, ParameterChoice)> =
+        many.iter().map(|(name, is)| (name.as_str(), is.clone())).collect();
+    refused(load(&server, "echo", &many).await, Code::InvalidArgument, &["parameters", "4096"]);
+    assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+    assert_eq!(loads(&server).len(), 1, "{:?}", loads(&server));
+}
+
+#[tokio::test]
+async fn a_configuration_that_comes_with_an_order_counts_until_the_next() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    for arguments in [&[][..], &["--model-control-mode", "explicit", "--load-model", "echo"]] {
+        let server = Server::start_with(repo.path(), arguments);
+        let batch = async || {
+            let request = ModelConfigRequest { name: "echo".to_owned(), version: String::new() };
+            let answer = server.client().await.model_config(request).await.expect("a config");
+            answer.into_inner().config.expect("a config").max_batch_size
+        };
+        assert_eq!(batch().await, 0);
+        load(&server, "echo", &[("config", StringParam(CONFIG.to_owned()))]).await.expect("loaded");
+        assert_eq!(batch().await, 4);
+        echo(&server, "echo", &[1, 2]).await.expect("with a batch dimension");
+        refused(echo(&server, "echo", &[5, 2]).await, Code::InvalidArgument, &["echo"]);
+        load(&server, "echo", &[]).await.expect("loaded");
+        assert_eq!(batch().await, 0);
+        echo(&server, "echo", &[5, 2]).await.expect("any shape");
+    }
+}
+
+#[tokio::test]
+async fn files_that_come_with_an_order_are_served_and_removed() {
+    let repo = Repo::new();
+    repo.identity("model.pt");
+    let model = fs::read(repo.path().join("model.pt")).expect("a model");
+    let place = tempfile::tempdir().expect("a directory");
+    let left = || fs::read_dir(place.path()).expect("entries").count();
+    let models = repo.path().join("models");
+    fs::create_dir(&models).expect("a directory");
+    let mut command = sconce();
+    command.arg("serve").args(EXPLICIT).env("TMPDIR", place.path());
+    command
+        .args(["--grpc-address", "127.0.0.1:0", "--metrics-address", "off", "--model-repository"])
+        .arg(&models);
+    let mut server = Server::launch(&mut command);
+    server.wait_for("ready, serving");
+    let files: Parameters<'_> =
+        &[("config", StringParam(CONFIG.to_owned())), ("file:7/model.pt", BytesParam(model.clone().into()))];
+    load(&server, "sent", files).await.expect("loaded");
+    assert_eq!(echo(&server, "sent", &[1, 2]).await.expect("an answer"), "7");
+    assert_eq!(index(&server).await, [["sent", "7", "READY", ""].map(str::to_owned)]);
+    assert_eq!(fs::read_dir(&models).expect("entries").count(), 0, "the repository is not written to");
+    let broken: Parameters<'_> = &[
+        ("config", StringParam(CONFIG.to_owned())),
+        ("file:8/model.pt", BytesParam(b"this is no model".as_slice().into())),
+    ];
+    let parts = ["load failed for model 'sent'", "version 8 is at UNAVAILABLE state"];
+    refused(load(&server, "sent", broken).await, Code::InvalidArgument, &parts);
+    unload(&server, "sent", &[]).await.expect("unloaded");
+    assert!(index(&server).await.iter().all(|row| row[2] != "READY"));
+    let inside = fs::read_dir(place.path()).expect("entries").map(|entry| entry.expect("an entry").path());
+    let inside: usize = inside.map(|dir| fs::read_dir(dir).expect("entries").count()).sum();
+    assert_eq!(inside, 0, "files go with what is served from them");
+    load(&server, "sent", files).await.expect("loaded");
+    server.signal("TERM");
+    assert!(server.wait().success());
+    assert_eq!(left(), 0, "nothing is left after a shutdown");
+}
+
+#[tokio::test]
+async fn one_version_can_be_loaded_and_unloaded() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    repo.identity("echo/2/model.pt");
+    let server = Server::start(repo.path());
+    assert!(!ready(&server, "echo", "1").await);
+    load(&server, "echo", &[("version", Int64Param(1))]).await.expect("loaded");
+    assert!(ready(&server, "echo", "1").await);
+    unload(&server, "echo", &[("version", StringParam("1".to_owned()))]).await.expect("unloaded");
+    assert!(!ready(&server, "echo", "1").await);
+    assert!(ready(&server, "echo", "2").await);
+    refused(unload(&server, "echo", &[("version", Int64Param(9))]).await, Code::NotFound, &["no version 9"]);
+}
+
+#[tokio::test]
+async fn what_is_unchanged_is_not_loaded_again() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    for _ in 0..5 {
+        load(&server, "echo", &[]).await.expect("loaded");
+    }
+    assert_eq!(loads(&server), BTreeMap::from([(r#"model="echo",outcome="loaded",step="""#.to_owned(), 1)]));
+    let text = server.get("/metrics").1;
+    assert!(text.contains(r#"sconce_model_load_duration_seconds_bucket{model="echo",le="600"} 1"#), "{text}");
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_load_is_told_with_its_attempts() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    repo.file("echo/2/model.pt", "this is no model");
+    let parts =
+        ["load failed for model 'echo'", "version 2 is at UNAVAILABLE state", "version 1 goes on serving"];
+    refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &parts);
+    let rows = index(&server).await;
+    assert_eq!(rows[0], ["echo", "1", "READY", ""]);
+    assert_eq!(&rows[1][..3], ["echo", "2", "UNAVAILABLE"]);
+    for part in ["; attempt ", " at 2", "Z, next at 2"] {
+        assert!(rows[1][3].contains(part), "{part:?} is not in {:?}", rows[1][3]);
+    }
+    assert_eq!(server.get("/health/ready").0, 200);
+    let told = json(&server, "/models/echo");
+    assert_eq!((&told["name"], &told["ready"]), (&"echo".into(), &true.into()));
+    assert_eq!((&told["unloaded"], &told["problem"]), (&false.into(), &Value::Null));
+    let (good, bad) = (&told["versions"][0], &told["versions"][1]);
+    assert_eq!(
+        (&good["version"], &good["state"], &good["reason"]),
+        (&"1".into(), &"READY".into(), &"".into())
+    );
+    assert_eq!((&good["attempts"], &good["step"]), (&0.into(), &Value::Null));
+    assert_eq!((&good["devices"], &bad["devices"]), (&serde_json::json!(["cpu"]), &serde_json::json!([])));
+    assert!(good["instances"].as_u64().is_some_and(|count| count > 0), "{good}");
+    assert!(good["sha256"].as_str().is_some_and(|text| text.len() == 64), "{good}");
+    assert!(good["loaded_at"].as_str().is_some_and(|text| text.ends_with('Z')), "{good}");
+    assert!(bad["attempts"].as_u64().is_some_and(|count| count > 0), "{bad}");
+    assert!(bad["step"].as_str().is_some_and(|step| ["copy", "verify", "load"].contains(&step)), "{bad}");
+    assert!(bad["last_failure"].is_string() && bad["next_attempt"].is_string(), "{bad}");
+    assert_eq!((&bad["sha256"], &bad["loaded_at"]), (&Value::Null, &Value::Null));
+    assert_eq!(json(&server, "/models")["models"][0]["name"], "echo");
+    let (status, text) = server.get("/models/nobody%0a");
+    assert_eq!((status, &*text), (404, "no model is named 'nobody\\n'; there is echo\n"));
+    let failed: u64 =
+        loads(&server).iter().filter(|(labels, _)| labels.contains("failed")).map(|(_, n)| n).sum();
+    assert!(failed > 0, "{:?}", loads(&server));
+}
+
+#[tokio::test]
+async fn what_serves_though_it_was_replaced_says_why() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    replace(&repo, "echo/1/model.pt", "this is no model");
+    refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &["version 1 goes on serving"]);
+    let rows = index(&server).await;
+    assert_eq!(&rows[0][..3], ["echo", "1", "READY"]);
+    assert!(rows[0][3].starts_with("an earlier content serves: "), "{rows:?}");
+    repo.identity("echo/1/model.pt");
+    load(&server, "echo", &[]).await.expect("loaded");
+    assert_eq!(index(&server).await[0], ["echo", "1", "READY", ""]);
+    replace(&repo, "echo/config.yaml", "max_batchsize: 3\n");
+    until("the reason is told", async || {
+        index(&server).await[0][3].starts_with("an earlier configuration serves: ")
+    })
+    .await;
+    assert!(echo(&server, "echo", &[2]).await.is_ok());
+}
+
+/// Puts a file where another may be, at once.
+fn replace(repo: &Repo, path: &str, content: &str) {
+    let partial = repo.file("partial", content);
+    fs::rename(partial, repo.path().join(path)).expect("renamed");
+}
+
+#[tokio::test]
+async fn strict_readiness_waits_for_every_model_and_names_those_that_do_not_serve() {
+    let repo = Repo::new();
+    repo.identity("good/1/model.pt");
+    repo.file("bad/1/model.pt", "this is no model");
+    let server = Server::start_with(repo.path(), &["--strict-readiness"]);
+    let (status, why) = server.get("/health/ready");
+    assert_eq!(status, 503);
+    assert!(why.contains("--strict-readiness") && why.contains(": bad\n"), "{why}");
+    assert!(ready(&server, "good", "").await);
+    unload(&server, "bad", &[]).await.expect("unloaded");
+    assert_eq!(server.get("/health/ready"), (200, "ready\n".to_owned()));
+}
+
+#[tokio::test]
+async fn a_hundred_contradictory_calls_at_once_each_learn_their_outcome_and_the_last_one_wins() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    repo.identity("other/1/model.pt");
+    let server = Server::start(repo.path());
+    let client = server.client().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let mut client = client.clone();
+        calls.spawn(async move {
+            if number % 2 == 0 {
+                client.repository_model_load(load_request("echo", &[])).await.map(|_| ())
+            } else {
+                client.repository_model_unload(unload_request("echo", &[])).await.map(|_| ())
+            }
+        });
+    }
+    while let Some(outcome) = calls.join_next().await {
+        outcome.expect("no panic").expect("each is carried out");
+        assert_eq!(echo(&server, "other", &[2]).await.expect("nobody else notices"), "1");
+    }
+    unload(&server, "echo", &[]).await.expect("unloaded");
+    assert!(!ready(&server, "echo", "").await);
+    load(&server, "echo", &[]).await.expect("loaded");
+    assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+}
+
+#[tokio::test]
+async fn callers_that_give_up_leave_the_server_as_it_should_be() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    let client = server.client().await;
+    for number in 0..50 {
+        let mut client = client.clone();
+        let call = tokio::spawn(async move {
+            let _ = match number % 2 {
+                0 => client.repository_model_load(load_request("echo", &[])).await.map(|_| ()),
+                _ => client.repository_model_unload(unload_request("echo", &[])).await.map(|_| ()),
+            };
+        });
+        tokio::task::yield_now().await;
+        call.abort();
+    }
+    load(&server, "echo", &[]).await.expect("loaded");
+    assert_eq!(echo(&server, "echo", &[2]).await.expect("an answer"), "1");
+}
+
+#[tokio::test]
+async fn a_manifest_is_written_and_then_decides() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let dir = repo.path().join("echo/1");
+    let write = |dir: &Path| sconce().arg("manifest").arg(dir).output().expect("the binary can be run");
+    let output = write(&dir);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("manifest.yaml: 1 files"), "{output:?}");
+    let text = fs::read_to_string(dir.join("manifest.yaml")).expect("a manifest");
+    let server = Server::start(repo.path());
+    let told = json(&server, "/models/echo");
+    assert!(ready(&server, "echo", "1").await, "{told}");
+    assert!(text.contains("model.pt"), "{text}");
+    fs::write(dir.join("model.pt"), "other bytes").expect("written");
+    refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &["the manifest says"]);
+    let nowhere = write(&repo.path().join("nowhere"));
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).starts_with("error: cannot read "), "{nowhere:?}");
+}
+
+/// What takes time is scripted. What has to be seen in the meantime is tried until it is.
+#[cfg(not(feature = "torch"))]
+mod slow {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unload_returns_when_the_last_run_is_over_and_its_memory_free() {
+        let repo = Repo::new();
+        repo.file("slow/1/model.pt", "fake\nargument x tensor\ndelay 300\n");
+        let server = Server::start(repo.path());
+        until("an unload that waits for a run", async || {
+            load(&server, "slow", &[]).await.expect("loaded");
+            let unload = async {
+                let unloading = unload(&server, "slow", &[]);
+                tokio::pin!(unloading);
+                let mut drains = false;
+                loop {
+                    tokio::select! {
+                        outcome = &mut unloading => {
+                            outcome.expect("unloaded");
+                            break drains;
+                        }
+                        rows = index(&server) => drains |= rows[0][2] == "UNLOADING",
+                    }
+                }
+            };
+            let unload = async {
+                let drains = unload.await;
+                (drains, index(&server).await)
+            };
+            let (answer, (drains, rows)) = tokio::join!(echo(&server, "slow", &[1]), unload);
+            assert_eq!(rows[0], ["slow", "1", "UNAVAILABLE", "unloaded"]);
+            drains && answer.is_ok()
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_deadline_binds_the_caller_and_the_load_goes_on() {
+        let repo = Repo::new();
+        repo.file("slow/1/model.pt", "fake\nargument x tensor\nload delay 1000\n");
+        let server = Server::start_with(repo.path(), &EXPLICIT);
+        until("it serves, though each call ends before it does", async || {
+            let mut order = Request::new(load_request("slow", &[]));
+            order.set_timeout(Duration::from_millis(300));
+            let Err(status) = server.client().await.repository_model_load(order).await else {
+                assert!(ready(&server, "slow", "").await);
+                return true;
+            };
+            assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&status.code()), "{status:?}");
+            false
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_loading_version_is_told_and_the_earlier_one_serves() {
+        let repo = Repo::new();
+        repo.identity("echo/1/model.pt");
+        let server = Server::start(repo.path());
+        let mut version = 1;
+        until("a version that is loading", async || {
+            version += 1;
+            let script = format!("fake\nargument x tensor\nload delay 300\nvalue {version}\n");
+            repo.file(&format!("echo/{version}/model.pt"), script);
+            let loading = load(&server, "echo", &[]);
+            tokio::pin!(loading);
+            let mut seen = false;
+            let name = version.to_string();
+            loop {
+                tokio::select! {
+                    outcome = &mut loading => {
+                        outcome.expect("loaded");
+                        break;
+                    }
+                    rows = index(&server) => {
+                        seen |= rows.iter().any(|row| row[1] == name && row[2] == "LOADING");
+                        echo(&server, "echo", &[1]).await.expect("an answer");
+                    }
+                }
+            }
+            assert_eq!(echo(&server, "echo", &[1]).await.expect("an answer"), name);
+            seen
+        })
+        .await;
+    }
+}
