@@ -8,9 +8,13 @@ use sconce_proto::inference::{
     model_repository_parameter::ParameterChoice::{self, BoolParam, BytesParam, Int64Param, StringParam},
 };
 use serde_json::Value;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::harness::{PATIENCE, Repo, Server, fp32, refused, request, sconce};
+
+#[cfg(not(feature = "torch"))]
+mod slow;
+mod told;
 
 /// `x` of FP32 in, `OUTPUT__0` out, with a batch dimension: what the model has without it.
 const CONFIG: &str = r#"{"backend": "pytorch", "maxBatchSize": 4,
@@ -307,88 +311,6 @@ async fn what_is_unchanged_is_not_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_version_that_does_not_load_is_told_with_its_attempts() {
-    let repo = Repo::new();
-    repo.identity("echo/1/model.pt");
-    let server = Server::start(repo.path());
-    repo.file("echo/2/model.pt", "this is no model");
-    let parts =
-        ["load failed for model 'echo'", "version 2 is at UNAVAILABLE state", "version 1 goes on serving"];
-    refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &parts);
-    let rows = index(&server).await;
-    assert_eq!(rows[0], ["echo", "1", "READY", ""]);
-    assert_eq!(&rows[1][..3], ["echo", "2", "UNAVAILABLE"]);
-    for part in ["; attempt ", " at 2", "Z, next at 2"] {
-        assert!(rows[1][3].contains(part), "{part:?} is not in {:?}", rows[1][3]);
-    }
-    assert_eq!(server.get("/health/ready").0, 200);
-    let told = json(&server, "/models/echo");
-    assert_eq!((&told["name"], &told["ready"]), (&"echo".into(), &true.into()));
-    assert_eq!((&told["unloaded"], &told["problem"]), (&false.into(), &Value::Null));
-    let (good, bad) = (&told["versions"][0], &told["versions"][1]);
-    assert_eq!(
-        (&good["version"], &good["state"], &good["reason"]),
-        (&"1".into(), &"READY".into(), &"".into())
-    );
-    assert_eq!((&good["attempts"], &good["step"]), (&0.into(), &Value::Null));
-    assert_eq!((&good["devices"], &bad["devices"]), (&serde_json::json!(["cpu"]), &serde_json::json!([])));
-    assert!(good["instances"].as_u64().is_some_and(|count| count > 0), "{good}");
-    assert!(good["sha256"].as_str().is_some_and(|text| text.len() == 64), "{good}");
-    assert!(good["loaded_at"].as_str().is_some_and(|text| text.ends_with('Z')), "{good}");
-    assert!(bad["attempts"].as_u64().is_some_and(|count| count > 0), "{bad}");
-    assert!(bad["step"].as_str().is_some_and(|step| ["copy", "verify", "load"].contains(&step)), "{bad}");
-    assert!(bad["last_failure"].is_string() && bad["next_attempt"].is_string(), "{bad}");
-    assert_eq!((&bad["sha256"], &bad["loaded_at"]), (&Value::Null, &Value::Null));
-    assert_eq!(json(&server, "/models")["models"][0]["name"], "echo");
-    let (status, text) = server.get("/models/nobody%0a");
-    assert_eq!((status, &*text), (404, "no model is named 'nobody\\n'; there is echo\n"));
-    let failed: u64 =
-        loads(&server).iter().filter(|(labels, _)| labels.contains("failed")).map(|(_, n)| n).sum();
-    assert!(failed > 0, "{:?}", loads(&server));
-}
-
-#[tokio::test]
-async fn what_serves_though_it_was_replaced_says_why() {
-    let repo = Repo::new();
-    repo.identity("echo/1/model.pt");
-    let server = Server::start(repo.path());
-    replace(&repo, "echo/1/model.pt", "this is no model");
-    refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &["version 1 goes on serving"]);
-    let rows = index(&server).await;
-    assert_eq!(&rows[0][..3], ["echo", "1", "READY"]);
-    assert!(rows[0][3].starts_with("an earlier content serves: "), "{rows:?}");
-    repo.identity("echo/1/model.pt");
-    load(&server, "echo", &[]).await.expect("loaded");
-    assert_eq!(index(&server).await[0], ["echo", "1", "READY", ""]);
-    replace(&repo, "echo/config.yaml", "max_batchsize: 3\n");
-    until("the reason is told", async || {
-        index(&server).await[0][3].starts_with("an earlier configuration serves: ")
-    })
-    .await;
-    assert!(echo(&server, "echo", &[2]).await.is_ok());
-}
-
-/// Puts a file where another may be, at once.
-fn replace(repo: &Repo, path: &str, content: &str) {
-    let partial = repo.file("partial", content);
-    fs::rename(partial, repo.path().join(path)).expect("renamed");
-}
-
-#[tokio::test]
-async fn strict_readiness_waits_for_every_model_and_names_those_that_do_not_serve() {
-    let repo = Repo::new();
-    repo.identity("good/1/model.pt");
-    repo.file("bad/1/model.pt", "this is no model");
-    let server = Server::start_with(repo.path(), &["--strict-readiness"]);
-    let (status, why) = server.get("/health/ready");
-    assert_eq!(status, 503);
-    assert!(why.contains("--strict-readiness") && why.contains(": bad\n"), "{why}");
-    assert!(ready(&server, "good", "").await);
-    unload(&server, "bad", &[]).await.expect("unloaded");
-    assert_eq!(server.get("/health/ready"), (200, "ready\n".to_owned()));
-}
-
-#[tokio::test]
 async fn a_hundred_contradictory_calls_at_once_each_learn_their_outcome_and_the_last_one_wins() {
     let repo = Repo::new();
     repo.identity("echo/1/model.pt");
@@ -441,107 +363,20 @@ async fn callers_that_give_up_leave_the_server_as_it_should_be() {
 async fn a_manifest_is_written_and_then_decides() {
     let repo = Repo::new();
     repo.identity("echo/1/model.pt");
+    repo.file("echo/1/notes.txt", "first");
     let dir = repo.path().join("echo/1");
     let write = |dir: &Path| sconce().arg("manifest").arg(dir).output().expect("the binary can be run");
     let output = write(&dir);
     assert!(output.status.success(), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("manifest.yaml: 1 files"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("manifest.yaml: 2 files"), "{output:?}");
     let text = fs::read_to_string(dir.join("manifest.yaml")).expect("a manifest");
     let server = Server::start(repo.path());
     let told = json(&server, "/models/echo");
     assert!(ready(&server, "echo", "1").await, "{told}");
-    assert!(text.contains("model.pt"), "{text}");
-    fs::write(dir.join("model.pt"), "other bytes").expect("written");
+    assert!(text.contains("model.pt") && text.contains("notes.txt"), "{text}");
+    fs::write(dir.join("notes.txt"), "second").expect("written");
     refused(load(&server, "echo", &[]).await, Code::InvalidArgument, &["the manifest says"]);
     let nowhere = write(&repo.path().join("nowhere"));
     assert_eq!(nowhere.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nowhere.stderr).starts_with("error: cannot read "), "{nowhere:?}");
-}
-
-/// What takes time is scripted. What has to be seen in the meantime is tried until it is.
-#[cfg(not(feature = "torch"))]
-mod slow {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_unload_returns_when_the_last_run_is_over_and_its_memory_free() {
-        let repo = Repo::new();
-        repo.file("slow/1/model.pt", "fake\nargument x tensor\ndelay 300\n");
-        let server = Server::start(repo.path());
-        until("an unload that waits for a run", async || {
-            load(&server, "slow", &[]).await.expect("loaded");
-            let unload = async {
-                let unloading = unload(&server, "slow", &[]);
-                tokio::pin!(unloading);
-                let mut drains = false;
-                loop {
-                    tokio::select! {
-                        outcome = &mut unloading => {
-                            outcome.expect("unloaded");
-                            break drains;
-                        }
-                        rows = index(&server) => drains |= rows[0][2] == "UNLOADING",
-                    }
-                }
-            };
-            let unload = async {
-                let drains = unload.await;
-                (drains, index(&server).await)
-            };
-            let (answer, (drains, rows)) = tokio::join!(echo(&server, "slow", &[1]), unload);
-            assert_eq!(rows[0], ["slow", "1", "UNAVAILABLE", "unloaded"]);
-            drains && answer.is_ok()
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_deadline_binds_the_caller_and_the_load_goes_on() {
-        let repo = Repo::new();
-        repo.file("slow/1/model.pt", "fake\nargument x tensor\nload delay 1000\n");
-        let server = Server::start_with(repo.path(), &EXPLICIT);
-        until("it serves, though each call ends before it does", async || {
-            let mut order = Request::new(load_request("slow", &[]));
-            order.set_timeout(Duration::from_millis(300));
-            let Err(status) = server.client().await.repository_model_load(order).await else {
-                assert!(ready(&server, "slow", "").await);
-                return true;
-            };
-            assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&status.code()), "{status:?}");
-            false
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_loading_version_is_told_and_the_earlier_one_serves() {
-        let repo = Repo::new();
-        repo.identity("echo/1/model.pt");
-        let server = Server::start(repo.path());
-        let mut version = 1;
-        until("a version that is loading", async || {
-            version += 1;
-            let script = format!("fake\nargument x tensor\nload delay 300\nvalue {version}\n");
-            repo.file(&format!("echo/{version}/model.pt"), script);
-            let loading = load(&server, "echo", &[]);
-            tokio::pin!(loading);
-            let mut seen = false;
-            let name = version.to_string();
-            loop {
-                tokio::select! {
-                    outcome = &mut loading => {
-                        outcome.expect("loaded");
-                        break;
-                    }
-                    rows = index(&server) => {
-                        seen |= rows.iter().any(|row| row[1] == name && row[2] == "LOADING");
-                        echo(&server, "echo", &[1]).await.expect("an answer");
-                    }
-                }
-            }
-            assert_eq!(echo(&server, "echo", &[1]).await.expect("an answer"), name);
-            seen
-        })
-        .await;
-    }
 }

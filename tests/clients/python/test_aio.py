@@ -82,8 +82,6 @@ class Server(Case):
         client = self.client
         unserved = {
             "statistics": lambda: client.get_inference_statistics(),
-            "load": lambda: client.load_model("digits"),
-            "unload": lambda: client.unload_model("digits"),
             "shared memory": lambda: client.get_system_shared_memory_status(),
             "cuda shared memory": lambda: client.get_cuda_shared_memory_status(),
             "trace": lambda: client.get_trace_settings(),

@@ -40,7 +40,7 @@ class Server(Case):
         self.assertEqual(told.name, "sconce")
         self.assertRegex(told.version, r"^\d+\.\d+\.\d+")
         served = set(told.extensions)
-        self.assertLessEqual({"classification", "model_configuration"}, served)
+        self.assertLessEqual({"classification", "model_configuration", "model_repository"}, served)
         unserved = {"sequence", "statistics", "trace", "logging", "system_shared_memory", "cuda_shared_memory"}
         self.assertEqual(served & unserved, set())
 
@@ -67,8 +67,6 @@ class Server(Case):
         client = self.client
         unserved = {
             "statistics": lambda: client.get_inference_statistics("digits"),
-            "load": lambda: client.load_model("digits"),
-            "unload": lambda: client.unload_model("digits"),
             "shared memory status": lambda: client.get_system_shared_memory_status(),
             "shared memory register": lambda: client.register_system_shared_memory("region", "/key", 64),
             "shared memory unregister": lambda: client.unregister_system_shared_memory(),
