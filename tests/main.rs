@@ -1,6 +1,7 @@
 //! Whole-server tests: the real binary, over real sockets. One binary, one harness.
 //!
 //! - `broken`: files and configs that cannot be served: each says why, everything else is served
+//! - `changes`: models change on disk while they serve
 //! - `cli`: the command line: flags, environment, files, and one sentence for every mistake
 //! - `clients`: clients in other languages against the sample repository
 //! - `control`: loading and unloading by request, and what is told of models
@@ -21,6 +22,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod broken;
+mod changes;
 mod cli;
 mod clients;
 mod control;
