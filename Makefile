@@ -52,6 +52,11 @@ test: needs-rust needs-cxx needs-python ## Run every test, without and with libt
 	echo "tests with libtorch"
 	cargo test --package sconce --package sconce-server --package sconce-torch --features sconce/reference $(ARGS)
 
+.PHONY: soak
+soak: needs-rust needs-cxx needs-python ## Change models on disk for SECONDS=600, while clients check every answer
+	@$(with_libtorch)
+	SCONCE_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --package sconce --test it -- --nocapture changes::soak
+
 .PHONY: lint
 lint: needs-rust needs-rust-tools needs-cxx needs-python edges ## Check format, lints and crate edges
 	@cargo fmt --all --check

@@ -4,11 +4,21 @@
 //! - `replacing`: configurations that change, versions that fail, requests in flight
 //! - `roots`: repositories that are replaced, go away and come back
 //! - `odd`: what does not belong into a repository
+//! - `soak`: a writer that does all of it at once, by chance, while clients check each answer; with `world`,
+//!   what may be served at each moment, `shelf`, what is written, and `writer`, the ways to write it
 
 mod following;
 mod odd;
 mod replacing;
 mod roots;
+#[cfg(feature = "torch")]
+mod shelf;
+#[cfg(feature = "torch")]
+mod soak;
+#[cfg(feature = "torch")]
+mod world;
+#[cfg(feature = "torch")]
+mod writer;
 
 use std::{
     fs,
@@ -226,6 +236,14 @@ impl Watch {
         self.stop.store(true, Ordering::Relaxed);
         assert!(self.seen.await.expect("always ready, always answered") > 0);
     }
+}
+
+/// Asserts that a log tells of no panic and no error.
+#[cfg(feature = "torch")]
+pub(crate) fn is_sound(log: &str) {
+    let bad: Vec<&str> =
+        log.lines().filter(|line| line.contains("panic") || line.contains("ERROR")).collect();
+    assert!(bad.is_empty(), "the server wrote:\n{}", bad.join("\n"));
 }
 
 /// A request that any constant answers.
