@@ -46,6 +46,23 @@ async fn names_with_odd_characters_are_names() {
 }
 
 #[tokio::test]
+async fn no_name_breaks_a_line_of_the_log() {
+    let name = "two\nlines\u{1b}[31m";
+    let site = Site::start(|_| {}).await;
+    publish(site.repo.path(), name, 1, &constant(1));
+    site.serves(name, (1, 1)).await;
+    publish(site.repo.path(), name, 2, b"broken");
+    site.gives_reason(name, "model.pt").await;
+    site.repo.file(&format!("{name}/config.yaml"), "nonsense: 1");
+    site.gives_reason(name, "nonsense").await;
+    fs::remove_dir_all(site.path(name)).unwrap();
+    site.has_ready(name, &[]).await;
+    for line in site.server.log().lines() {
+        assert!(line.starts_with("20") && !line.contains('\u{1b}'), "a name in a line of the log: {line:?}");
+    }
+}
+
+#[tokio::test]
 async fn only_plain_positive_numbers_are_versions() {
     let site = Site::start(|repo| publish(repo.path(), "m", 1, &constant(1))).await;
     let twenty = "99999999999999999999";
