@@ -21,6 +21,7 @@ use crate::{
     backend::{Backend, Device, WorkerContext},
     reply::{Done, Pending, Reply},
     scheduler::{Class, Dispatch, ModelKey, Placement, Refusal, Scheduler, Work, WorkerIndex},
+    text::quote,
     value::Call,
 };
 
@@ -295,7 +296,7 @@ impl Shared {
         let lent = match executable.lend(dispatch.device) {
             Some(Ok(lent)) => lent,
             Some(Err(error)) => {
-                error!(model = %executable.name, "no runner could be made: {error}");
+                error!(model = %quote(&executable.name), "no runner could be made: {error}");
                 return;
             }
             None => return,

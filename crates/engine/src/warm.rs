@@ -27,6 +27,7 @@ use crate::{
     pool::{Executable, Job, Pool, Registration},
     reply::Reply,
     scheduler::Class,
+    text::quote,
     value::Output,
     warm_inputs::{Trial, trials},
 };
@@ -83,7 +84,7 @@ pub fn warm(
         for trial in &trials {
             match oven.settle(trial) {
                 Ok(Some(done)) => {
-                    debug!(model = %live.model, version = %live.version, "warmed: {done:?}");
+                    debug!(model = %quote(&live.model), version = %live.version, "warmed: {done:?}");
                     warmed.push(done);
                 }
                 Ok(None) => return Ok(warmed),
@@ -158,7 +159,7 @@ impl Oven<'_> {
                 "it failed while warming up on {device}, {name}: {message}; {advice}"
             ))),
             None => {
-                debug!(model = %self.live.model, %device, "not warmed with {name}: {message}");
+                debug!(model = %quote(&self.live.model), %device, "not warmed with {name}: {message}");
                 Ok(())
             }
         }

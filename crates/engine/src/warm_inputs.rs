@@ -13,6 +13,7 @@ use crate::{
     examples::{Example, ExampleInput},
     model::LiveVersion,
     schema::ArgumentKind,
+    text::quote,
     value::{Tensor, element_count},
 };
 
@@ -81,7 +82,7 @@ fn from_binding(binding: &Binding) -> Option<Trial> {
         let shape: Vec<i64> = batch.into_iter().chain(dims.iter().copied()).collect();
         total = total.checked_add(bytes(*data_type, &shape)?)?;
         if total > MAX_MADE {
-            debug!(model = %binding.model, "not warmed: its inputs are too large to be made up");
+            debug!(model = %quote(&binding.model), "not warmed: its inputs are too large to be made up");
             return None;
         }
         let tensor = made(*data_type, &shape, Fill::Harmless)?;

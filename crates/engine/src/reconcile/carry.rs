@@ -48,7 +48,7 @@ impl<L: Clone> Model<L> {
                 }
                 Order::Unload { version } => version,
             };
-            info!(model = %self.name, version = version.map(tracing::field::display), "unloaded by request");
+            info!(model = %quote(&self.name), version = version.map(tracing::field::display), "unloaded by request");
             let gone: Vec<Version> = self
                 .serving
                 .keys()
@@ -176,7 +176,7 @@ impl<L: Clone> Model<L> {
             .as_ref()
             .is_some_and(|now| before.config == now.config && before.versions == now.versions);
         if !same && self.order.is_none() {
-            info!(model = %self.name, "its directory has changed and counts again, not what was asked for before");
+            info!(model = %quote(&self.name), "its directory has changed and counts again, not what was asked for before");
             self.wish = Wish::none(true);
         }
     }
@@ -191,12 +191,12 @@ impl<L: Clone> Model<L> {
         match &new.config {
             Ok(config) => {
                 for note in &config.notes {
-                    info!(model = %self.name, "{note}");
+                    info!(model = %quote(&self.name), "{note}");
                 }
             }
-            Err(error) if self.serving.is_empty() => warn!(model = %self.name, "not served: {error}"),
+            Err(error) if self.serving.is_empty() => warn!(model = %quote(&self.name), "not served: {error}"),
             Err(error) => {
-                warn!(model = %self.name, "its new configuration is not taken, it serves by the earlier one: {error}");
+                warn!(model = %quote(&self.name), "its new configuration is not taken, it serves by the earlier one: {error}");
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     model::{LiveVersion, threads},
     pool::Executable,
     table::Step,
+    text::quote,
     warm::warm,
 };
 
@@ -216,7 +217,7 @@ fn count(task: &Task<Live>, outcome: &Outcome<Live>) {
 fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Took, digest: Digest, warm_runs: usize) {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     info!(
-        model = %task.model,
+        model = %quote(&task.model),
         version = %step.version,
         took_ms = millis(took.verify + took.load + took.warm),
         verify_ms = millis(took.verify),

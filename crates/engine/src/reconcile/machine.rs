@@ -18,7 +18,7 @@ use super::{
     order::{Order, Refused},
     plan::{Outcome, Plan, Task, TaskId, What},
 };
-use crate::table::Route;
+use crate::{table::Route, text::quote};
 
 /// A model or version that is not there is looked for again before it is believed: between the steps of
 /// a replacement (`ln -sfn`, `mv` and `mv`) it is away for a moment.
@@ -137,7 +137,7 @@ impl<L: Clone> Machine<L> {
         for name in names {
             let Some(model) = self.models.get_mut(&name) else { continue };
             if is_due(model.waits_until()) {
-                warn!(model = %name, "its memory is not free in time: a run of it does not end; going on");
+                warn!(model = %quote(&name), "its memory is not free in time: a run of it does not end; going on");
                 model.work = Work::Nothing;
                 self.answers.extend(model.answer_unload());
                 self.advance(&name, at, true);
@@ -159,7 +159,7 @@ impl<L: Clone> Machine<L> {
             let since = model.gone.filter(|gone| gone.1 == root).map_or(at.now, |gone| gone.0);
             model.gone = Some((since, root));
             if at.now >= since + if root { self.root_grace } else { REMOVAL_GRACE } {
-                info!(model = %name, "it is not in the repository any more");
+                info!(model = %quote(&name), "it is not in the repository any more");
                 model.settling = None;
                 (model.disk, model.gone) = (None, None);
                 model.absent.clear();
@@ -190,6 +190,7 @@ impl<L: Clone> Machine<L> {
             // What cannot be read at the moment has not been removed.
             disk.versions.clone_from(&before.versions);
         }
+        let settled = model.settling.take().is_some() && !disk.settling;
         model.settling = disk.settling.then_some(at.now + SETTLE);
         let mut removed = false;
         if follows && model.wish.instead.is_none() {
@@ -210,7 +211,7 @@ impl<L: Clone> Machine<L> {
             model.look_at_config(&disk);
             model.disk = Some(Arc::new(disk));
             self.disk_changed(&name, at);
-        } else if removed || came_back {
+        } else if removed || came_back || settled {
             self.advance(&name, at, false);
         }
     }
@@ -250,7 +251,7 @@ impl<L: Clone> Machine<L> {
                 .entry(Arc::clone(&name))
                 .or_insert_with_key(|name| Model::new(name, false, false));
             if model.disk.is_none() {
-                warn!(model = %name, "it is to be loaded at start, but it is not in the model repository");
+                warn!(model = %quote(&name), "it is to be loaded at start, but it is not in the model repository");
             }
             model.wish.policy = true;
             model.taken.clone_from(&model.disk);
@@ -276,10 +277,7 @@ impl<L: Clone> Machine<L> {
         // Whoever has gone may have left files behind that wait with the order.
         model.orders.retain(|(_, reply)| !reply.is_closed());
         if model.orders.len() >= MAX_ORDERS {
-            let text = format!(
-                "{MAX_ORDERS} orders for model '{}' wait already; retry later",
-                crate::text::quote(name)
-            );
+            let text = format!("{MAX_ORDERS} orders for model '{}' wait already; retry later", quote(name));
             let _ = reply.send(Err(Refused::NotNow(text)));
             return;
         }
@@ -403,7 +401,7 @@ impl<L: Clone> Machine<L> {
         for (version, live) in retired {
             let replaced = self.models.get(model).is_some_and(|model| model.serving.contains_key(&version));
             if !replaced {
-                info!(%model, %version, "out of service");
+                info!(model = %quote(model), %version, "out of service");
             }
             self.retired.push(Action::Retire { model: Arc::clone(model), version, live });
         }
@@ -437,7 +435,7 @@ impl<L: Clone> Machine<L> {
 pub(super) fn not_found(name: &str) -> Refused {
     Refused::NotFound(format!(
         "failed to load '{}', failed to poll from model repository: it is in none",
-        crate::text::quote(name)
+        quote(name)
     ))
 }
 

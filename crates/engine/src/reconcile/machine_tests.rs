@@ -70,6 +70,31 @@ fn roll_back_and_roll_forward() {
 }
 
 #[test]
+fn a_change_after_a_change_leaves_no_gap() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 3, 3);
+    world.look();
+    world.finish(0);
+    // Only an older one is left, and while it loads that is replaced too: 3 comes back.
+    world.disk.get_mut("a").unwrap().versions.remove(&3);
+    world.write("a", 1, 1);
+    world.look();
+    world.pass(Duration::from_millis(250));
+    assert_eq!(world.loading.len(), 1);
+    world.write("a", 1, 2);
+    world.write("a", 3, 3);
+    world.finish_changed();
+    assert_eq!(world.serving("a"), [(3, 3)], "until the disk has been looked at again");
+    world.quiet();
+    assert_eq!(world.serving("a"), [(3, 3)]);
+    // And when it does not come back, it goes in the end.
+    world.disk.get_mut("a").unwrap().versions.remove(&3);
+    world.write("a", 1, 5);
+    world.quiet();
+    assert_eq!(world.serving("a"), []);
+}
+
+#[test]
 fn touching_a_file_loads_nothing() {
     let mut world = World::new(Mode::Watch);
     world.write("a", 1, 1);

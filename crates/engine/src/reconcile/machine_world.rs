@@ -204,6 +204,16 @@ impl World {
         self.act();
     }
 
+    /// A loader finds that what it was to load is not there any more as it was.
+    pub(super) fn finish_changed(&mut self) {
+        let Some(task) = self.loading.pop_front() else { return };
+        let changed = || NotPassed { step: Step::Copy, reason: "changed".to_owned(), digest: None };
+        let outcomes = task.steps.iter().map(|_| Outcome::Failed(changed())).collect();
+        let at = self.at();
+        self.machine.finished(task.id, outcomes, task.only_verify, at);
+        self.act();
+    }
+
     fn outcome(
         &mut self,
         step: &crate::reconcile::plan::TaskStep<usize>,

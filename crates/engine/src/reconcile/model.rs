@@ -15,6 +15,7 @@ use super::{
     plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
 };
 use crate::table::{Failure, Route, State, Step};
+use crate::text::quote;
 
 /// Between the first two attempts at one content; twice as long after each.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -226,6 +227,8 @@ impl<L: Clone> Model<L> {
             return finished;
         };
         self.record(&steps, &outcomes, &config, at);
+        let copying = |outcome: &Outcome<L>| matches!(outcome, Outcome::Failed(not_passed) if not_passed.step == Step::Copy);
+        let in_flux = outcomes.iter().any(copying);
         let passes: BTreeMap<Version, bool> = steps
             .iter()
             .zip(&outcomes)
@@ -240,6 +243,11 @@ impl<L: Clone> Model<L> {
             return finished;
         }
         selected.retain(|version| self.serving.contains_key(version));
+        if selected.is_empty() && in_flux {
+            // Nothing would be left, and the disk is not what it was at the last look: look again first.
+            self.settling = Some(at.now);
+            return finished;
+        }
         finished.retired.extend(self.keep_only(selected, !passes.is_empty()));
         finished
     }
@@ -279,7 +287,7 @@ impl<L: Clone> Model<L> {
             Outcome::Loaded(live, digest) => (live, digest),
             Outcome::Rebound(live) => {
                 let Some(digest) = self.serving.get(&version).map(|serving| serving.digest) else { return };
-                info!(model = %self.name, %version, "its configuration has changed, and holds without loading it again");
+                info!(model = %quote(&self.name), %version, "its configuration has changed, and holds without loading it again");
                 (live, digest)
             }
             Outcome::Same(digest) => return self.found_same(version, files, digest),
@@ -380,12 +388,12 @@ impl<L: Clone> Model<L> {
         if *step == Step::Copy && attempts != WARN_INCOMPLETE {
             let seen = self.failed.get(&version).is_some_and(|failed| failed.shown.step == Step::Copy);
             if !seen {
-                info!(%model, %version, "waiting for it to be complete{serves}: {reason}");
+                info!(model = %quote(model), %version, "waiting for it to be complete{serves}: {reason}");
             }
             return;
         }
         let again_s = next.map(|delay| delay.as_secs());
-        warn!(%model, %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
+        warn!(model = %quote(model), %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
     }
 
     /// When something that failed is to be tried again.
