@@ -37,21 +37,19 @@ async fn is_broken(server: &Server, model: &str, parts: &[&str]) {
     let asked = ModelReadyRequest { name: model.to_owned(), ..Default::default() };
     let ready = server.client().await.model_ready(asked).await.expect("an answer");
     assert_eq!(ready.into_inner(), ModelReadyResponse { ready: false }, "{model}");
-    let told = server.log().lines().filter(|line| line.contains(&*rows[0].reason)).count();
-    assert_eq!(told, 1, "{:?} is not in the log once:\n{}", rows[0].reason, server.log());
+    // The index adds which attempt it was, and when the next one comes.
+    let reason = rows[0].reason.split("; attempt ").next().expect("a part");
+    let told = server.log().lines().any(|line| line.contains(reason));
+    assert!(told, "{reason:?} is not in the log:\n{}", server.log());
 
     let asked = || request(model, &[floats("x", &[1], &[1.0])]);
     let expected = format!("unknown model: '{model}' has no available versions: ");
-    refused(
-        server.infer(asked()).await,
-        Code::NotFound,
-        &[&[&*expected, &*rows[0].reason][..], parts].concat(),
-    );
+    refused(server.infer(asked()).await, Code::NotFound, &[&[&*expected, reason][..], parts].concat());
     if !rows[0].version.is_empty() {
         let mut versioned = asked();
         versioned.model_version.clone_from(&rows[0].version);
         let expected = format!("'{model}' version {} is not at ready state: ", rows[0].version);
-        refused(server.infer(versioned).await, Code::Unavailable, &[&expected, &rows[0].reason]);
+        refused(server.infer(versioned).await, Code::Unavailable, &[&expected, reason]);
     }
 }
 
@@ -170,7 +168,7 @@ async fn an_archive_that_libtorch_cannot_read_is_told_in_one_line() {
     let server = Server::start(repo.path());
     good_serves(&server).await;
     is_broken(&server, "nonsense", &["nonsense/1/model.pt", "libtorch cannot load"]).await;
-    is_broken(&server, "spoiled", &["spoiled/1/model.pt", "libtorch cannot load"]).await;
+    is_broken(&server, "spoiled", &["spoiled/1/model.pt", "corrupt", "checksum"]).await;
 }
 
 #[tokio::test]
