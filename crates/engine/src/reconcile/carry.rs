@@ -29,6 +29,7 @@ impl<L: Clone> Model<L> {
     /// loaded is for the plan.
     pub(super) fn next_order(&mut self, follows: bool, until: Instant) -> Begun<L> {
         let mut begun = Begun { retired: Vec::new(), answers: Vec::new() };
+        self.outlived();
         while self.order.is_none()
             && matches!(self.work, Work::Nothing)
             && let Some((order, reply)) = self.orders.pop_front()
@@ -40,6 +41,7 @@ impl<L: Clone> Model<L> {
                 begun.answers.push((reply, Err(refused)));
                 continue;
             }
+            self.wished = Some(self.wish.clone());
             self.wish.take(&order, self.disk.as_ref(), follows);
             let version = match order {
                 Order::Load { .. } => {
@@ -114,14 +116,27 @@ impl<L: Clone> Model<L> {
 
     /// The outcome of an order to load, when there is one.
     pub(super) fn answer_load(&mut self) -> Option<Answer> {
-        let (Order::Load { version, .. }, _) = self.order.as_ref()? else { return None };
-        let outcome = self.loaded(*version);
+        let (Order::Load { version, instead }, _) = self.order.as_ref()? else { return None };
+        let (outcome, overriding) = (self.loaded(*version), instead.is_some());
+        if outcome.is_err()
+            && overriding
+            && let Some(before) = self.wished.take()
+        {
+            // What cannot be loaded must not stand in the way of what can.
+            self.wish = before;
+            self.failed.clear();
+        }
         self.answer(outcome)
     }
 
-    /// The outcome of an order to unload, when there is one: what was in service is gone.
-    pub(super) fn answer_unload(&mut self) -> Option<Answer> {
-        matches!(self.order, Some((Order::Unload { .. }, _))).then(|| self.answer(Ok(())))?
+    /// The outcome of an order to unload, when there is one: what was in service is gone, or not in time.
+    pub(super) fn answer_unload(&mut self, in_time: bool) -> Option<Answer> {
+        let late = || {
+            let text = "it is out of service, but its memory is not free: a run of it does not end";
+            Refused::NotNow(format!("unload of model '{}': {text}", quote(&self.name)))
+        };
+        let outcome = if in_time { Ok(()) } else { Err(late()) };
+        matches!(self.order, Some((Order::Unload { .. }, _))).then(|| self.answer(outcome))?
     }
 
     /// When it is not waited for any more that memory becomes free.
@@ -168,36 +183,37 @@ impl<L: Clone> Model<L> {
         Err(Refused::Failed(format!("load failed for model '{name}': {}{goes_on}", failed.join("; "))))
     }
 
-    /// A wish ends when the directory that it was made against changes.
-    pub(super) fn outlived(&mut self) {
-        let Some(before) = &self.wish.since else { return };
-        let same = self
-            .disk
-            .as_ref()
-            .is_some_and(|now| before.config == now.config && before.versions == now.versions);
-        if !same && self.order.is_none() {
+    /// A wish ends when the directory that it was made against changes, but not while it is being carried
+    /// out.
+    fn outlived(&mut self) {
+        let idle = self.order.is_none() && matches!(self.work, Work::Nothing);
+        let Some(before) = self.wish.since.as_ref().filter(|_| idle) else { return };
+        let same = match (before, &self.disk) {
+            (Some(before), Some(now)) => before.config == now.config && before.versions == now.versions,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !same {
             info!(model = %quote(&self.name), "its directory has changed and counts again, not what was asked for before");
             self.wish = Wish::none(true);
         }
     }
 
     /// Logs what is wrong with a configuration, once for each time that it becomes so, and what a new one
-    /// says that has no effect.
-    pub(super) fn look_at_config(&self, new: &ModelOnDisk) {
-        let before = self.disk.as_ref().map(|disk| &disk.config);
-        if before == Some(&new.config) {
+    /// says that has no effect. Not while it may be half written.
+    pub(super) fn look_at_config(&mut self, new: &ModelOnDisk) {
+        let says = new.config.as_ref().map(|config| config.notes.clone()).map_err(Clone::clone);
+        if new.settling || says == self.said {
             return;
         }
-        match &new.config {
-            Ok(config) => {
-                for note in &config.notes {
-                    info!(model = %quote(&self.name), "{note}");
-                }
-            }
-            Err(error) if self.serving.is_empty() => warn!(model = %quote(&self.name), "not served: {error}"),
+        let model = quote(&self.name);
+        match &says {
+            Ok(notes) => notes.iter().for_each(|note| info!(model, "{note}")),
+            Err(error) if self.serving.is_empty() => warn!(model, "not served: {error}"),
             Err(error) => {
-                warn!(model = %quote(&self.name), "its new configuration is not taken, it serves by the earlier one: {error}");
+                warn!(model, "its new configuration is not taken, it serves by the earlier one: {error}");
             }
         }
+        self.said = says;
     }
 }

@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeSet,
     io,
-    path::PathBuf,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,9 +24,11 @@ use super::{
     load::Loader,
     machine::{Action, Machine},
     model::{Moment, Waiting},
-    plan::{Outcome, Task, TaskId},
+    plan::{Outcome, Task, TaskId, What},
 };
-use crate::{backend::Backend, background, model::LiveVersion, pool::Pool, reaper::Reaper, table::Table};
+use crate::{
+    backend::Backend, background, model::LiveVersion, pool::Pool, reaper::Reaper, table::Table, text::quote,
+};
 
 /// A change is looked at when nothing more has happened for so long,
 const QUIET: Duration = Duration::from_millis(50);
@@ -33,6 +36,8 @@ const QUIET: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A look without a cause, where the system tells of changes: nothing stays missed for longer.
 const RESCAN: Duration = Duration::from_secs(60);
+/// Between two turns that nothing from outside asks for.
+const SHORTEST_TURN: Duration = Duration::from_millis(10);
 /// Between two looks at the roots themselves: nothing tells that a volume was mounted over one.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -91,7 +96,7 @@ impl Reconciler {
         let (events, received) = mpsc::channel();
         let mut driver = Driver::new(settings, parts, events.clone(), received);
         thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| driver.run())).is_err() {
                 error!("following the model repository panicked: what serves goes on, changes are not seen; this is a bug");
             }
         })?;
@@ -150,6 +155,7 @@ struct Driver {
     /// Something has happened first then, and has not been looked at.
     unrest: Option<Instant>,
     last_look: Instant,
+    last_turn: Instant,
     last_heartbeat: Instant,
     /// What was wrong at the last look, so that it is said once.
     said: BTreeSet<String>,
@@ -182,6 +188,7 @@ impl Driver {
             orders: Vec::new(),
             unrest: None,
             last_look: now,
+            last_turn: now,
             last_heartbeat: now,
             said: BTreeSet::new(),
             away: BTreeSet::new(),
@@ -216,6 +223,7 @@ impl Driver {
                 self.machine.order(&model, order, moment());
             }
             self.machine.tick(moment());
+            self.last_turn = Instant::now();
         }
     }
 
@@ -235,7 +243,9 @@ impl Driver {
         let quiet = self.unrest.map(|since| (self.bell.last() + QUIET).min(since + PATIENCE));
         let follow = (self.settings.mode != Mode::Once)
             .then(|| (self.last_look + self.interval()).min(self.last_heartbeat + HEARTBEAT));
-        [quiet, follow, self.machine.next()].into_iter().flatten().min()
+        // Should the machine ever ask for what is past, it may not take a whole core.
+        let machine = self.machine.next().map(|due| due.max(self.last_turn + SHORTEST_TURN));
+        [quiet, follow, machine].into_iter().flatten().min()
     }
 
     fn interval(&self) -> Duration {
@@ -274,8 +284,7 @@ impl Driver {
                 self.bell.ring(&self.events);
             }
             if snapshot.watch != self.watched {
-                let not_told =
-                    |dir: &PathBuf| needs_polling(dir).map(|why| format!("{} {why}", dir.display()));
+                let not_told = |dir: &PathBuf| needs_polling(dir).map(|why| format!("{} {why}", shown(dir)));
                 self.not_told = snapshot.watch.iter().find_map(not_told);
                 self.watched.clone_from(&snapshot.watch);
             }
@@ -295,11 +304,11 @@ impl Driver {
             let time = humantime(self.settings.missing_repository_timeout);
             warn!(
                 "{} is not there: its models serve on, and are unloaded if it is not back in {time}",
-                root.display()
+                shown(root)
             );
         }
         for root in self.away.difference(&snapshot.absent_roots) {
-            info!("{} is there again", root.display());
+            info!("{} is there again", shown(root));
         }
         self.away.clone_from(&snapshot.absent_roots);
         let problems: BTreeSet<String> = snapshot.problems.iter().map(ToString::to_string).collect();
@@ -343,15 +352,19 @@ impl Driver {
     /// with it.
     fn load(&self, task: Task<Live>) {
         let (loader, events) = (Arc::clone(&self.loader), self.events.clone());
-        let (id, only_verify, steps) = (task.id, task.only_verify, task.steps.len());
+        let (id, only_verify) = (task.id, task.only_verify);
+        let steps: Vec<bool> = task.steps.iter().map(|step| matches!(step.what, What::Keep)).collect();
+        let outcomes = move |reason: &str| steps.iter().map(|keep| Outcome::none(*keep, reason)).collect();
+        let panicked = outcomes.clone();
         let run = move || {
             background::lower_priority();
-            let outcomes = loader.run(&task);
+            let run = AssertUnwindSafe(|| loader.run(&task));
+            let outcomes = catch_unwind(run)
+                .unwrap_or_else(|_| panicked("loading it panicked; this is a bug, see the log"));
             let _ = events.send(Event::Finished { id, outcomes, only_verify });
         };
         if let Err(why) = thread::Builder::new().name("load".to_owned()).spawn(run) {
-            error!("no thread could be had to load a model, it is tried again later: {why}");
-            let outcomes = (0..steps).map(|_| Outcome::no_thread(&why)).collect();
+            let outcomes = outcomes(&format!("the system gives no thread to load it: {why}"));
             let _ = self.events.send(Event::Finished { id, outcomes, only_verify });
         }
     }
@@ -361,17 +374,21 @@ fn moment() -> Moment {
     Moment { now: Instant::now(), wall: SystemTime::now() }
 }
 
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}
+
 fn humantime(period: Duration) -> String {
     format!("{period:?}")
 }
 
 fn say_ready(table: &Table) {
     let snapshot = table.snapshot();
-    let served: Vec<&str> = snapshot
+    let served: Vec<String> = snapshot
         .routes
         .iter()
         .filter(|(_, route)| route.newest().is_some())
-        .map(|(name, _)| &**name)
+        .map(|(name, _)| quote(name))
         .collect();
     let failed = snapshot.routes.values().filter(|route| route.newest().is_none() && !route.unloaded).count();
     let names = match served.len() {

@@ -2,8 +2,9 @@
 //! is visible before all are done.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     backend::LoadError,
     binding::Binding,
+    examples::Example,
     model::{LiveVersion, threads},
     pool::Executable,
     table::Step,
@@ -26,7 +28,7 @@ use crate::{
 };
 
 /// Counts loads, by model, outcome and the step that failed.
-const LOADS: &str = "sconce_model_loads_total";
+pub(super) const LOADS: &str = "sconce_model_loads_total";
 /// How long loads took that passed, by model, in seconds.
 pub const LOAD_DURATION: &str = "sconce_model_load_duration_seconds";
 
@@ -36,6 +38,7 @@ type Live = Arc<LiveVersion>;
 pub(super) struct Loader {
     parts: Parts,
     digests: Digests,
+    examples: Mutex<BTreeMap<Arc<str>, Vec<Example>>>,
 }
 
 /// How long each step took.
@@ -48,25 +51,28 @@ struct Took {
 
 impl Loader {
     pub(super) fn new(parts: &Parts) -> Self {
-        Self { parts: parts.clone(), digests: Digests::default() }
+        Self { parts: parts.clone(), digests: Digests::default(), examples: Mutex::default() }
     }
 
-    /// Keeps in mind the digests of these files only.
+    /// Keeps in mind the digests of these files only, and what these models were asked.
     pub(super) fn forget_others(&self, snapshot: &Snapshot) {
         let versions = snapshot.models.values().flat_map(|model| model.versions.values());
         let stamps = versions.flat_map(|version| &version.files).filter_map(|file| file.stamp);
         self.digests.retain(&stamps.collect());
+        let mut examples = self.examples.lock().unwrap_or_else(PoisonError::into_inner);
+        examples.retain(|model, _| snapshot.models.contains_key(&**model));
     }
 
     /// One outcome for each step. Those that are not needed, because enough before them passed, are left
     /// untouched.
     pub(super) fn run(&self, task: &Task<Live>) -> Vec<Outcome<Live>> {
         self.parts.backend.enter_loader();
+        self.examples(task);
         let mut left = task.count;
         let mut outcomes = Vec::with_capacity(task.steps.len());
         for step in &task.steps {
             let serves = !matches!(step.what, What::Load { serving: None, .. });
-            if !step.forced && left == 0 || task.stop.load(Ordering::Relaxed) {
+            if !step.forced && left == 0 || step.stop.load(Ordering::Relaxed) {
                 outcomes.push(Outcome::Untouched);
                 continue;
             }
@@ -141,14 +147,28 @@ impl Loader {
             let reason = "it was changed while it was being loaded".to_owned();
             return Err(NotPassed { step: Step::Copy, reason, digest: None });
         }
-        let examples = task.newest.as_ref().map(|newest| newest.examples()).unwrap_or_default();
-        let warmed = warm(&self.parts.pool, &live, &examples, &task.stop).map_err(not_passed(Step::Warm))?;
+        let examples = self.examples(task);
+        let warmed = warm(&self.parts.pool, &live, &examples, &step.stop).map_err(not_passed(Step::Warm))?;
+        if step.stop.load(Ordering::Relaxed) {
+            // Perhaps not warm, and not wanted as it is: nothing that is not warm may serve.
+            return Ok(Outcome::Untouched);
+        }
         took.warm = started.elapsed() - took.verify - took.load;
         metrics::histogram!(LOAD_DURATION, "model" => task.model.to_string())
             .record(took.verify + took.load + took.warm);
         let runs = warmed.iter().map(|warmed| warmed.runs).sum();
         say_loaded(task, step, &took, digest, runs);
         Ok(Outcome::Loaded(Arc::new(live), digest))
+    }
+
+    /// What the model was asked last, by any version: the one before this may be gone, or have served nobody.
+    fn examples(&self, task: &Task<Live>) -> Vec<Example> {
+        let mut known = self.examples.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = task.newest.as_ref().map(|newest| newest.examples()).unwrap_or_default();
+        if !newest.is_empty() {
+            known.insert(Arc::clone(&task.model), newest);
+        }
+        known.get(&task.model).cloned().unwrap_or_default()
     }
 
     /// Which bytes a version is, when it is complete.
@@ -203,15 +223,15 @@ pub fn describe_metrics() {
 }
 
 fn count(task: &Task<Live>, outcome: &Outcome<Live>) {
-    let (outcome, step) = match outcome {
-        Outcome::Loaded(..) => ("loaded", ""),
-        Outcome::Same(_) => ("unchanged", ""),
-        Outcome::Rebound(_) => ("rebound", ""),
-        Outcome::Failed(not_passed) => ("failed", not_passed.step.name()),
-        Outcome::Untouched | Outcome::Verified | Outcome::StillBad => return,
+    let outcome = match outcome {
+        Outcome::Loaded(..) => "loaded",
+        Outcome::Same(_) => "unchanged",
+        Outcome::Rebound(_) => "rebound",
+        // Failures are counted where it is known whether they are news.
+        Outcome::Failed(_) | Outcome::Untouched | Outcome::Verified | Outcome::StillBad => return,
     };
     let model = task.model.to_string();
-    metrics::counter!(LOADS, "model" => model, "outcome" => outcome, "step" => step).increment(1);
+    metrics::counter!(LOADS, "model" => model, "outcome" => outcome, "step" => "").increment(1);
 }
 
 fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Took, digest: Digest, warm_runs: usize) {

@@ -139,31 +139,38 @@ impl<L: Clone> Machine<L> {
             if is_due(model.waits_until()) {
                 warn!(model = %quote(&name), "its memory is not free in time: a run of it does not end; going on");
                 model.work = Work::Nothing;
-                self.answers.extend(model.answer_unload());
-                self.advance(&name, at, true);
+                self.answers.extend(model.answer_unload(false));
+                self.advance(&name, at);
             } else if is_due(model.next_retry()) {
-                self.advance(&name, at, false);
+                self.advance(&name, at);
             }
         }
     }
 
     /// A look at everything.
     pub(super) fn seen(&mut self, snapshot: Snapshot, at: Moment) {
-        let Snapshot { models: found, absent_roots, .. } = snapshot;
-        let missing: Vec<Arc<str>> =
-            self.models.keys().filter(|name| !found.contains_key(&***name)).cloned().collect();
-        for name in missing {
+        let Snapshot { models: mut found, absent_roots, .. } = snapshot;
+        let names: Vec<Arc<str>> = self.models.keys().cloned().collect();
+        for name in names {
             let Some(model) = self.models.get_mut(&name) else { continue };
             let Some(disk) = &model.disk else { continue };
             let root = absent_roots.contains(&disk.root);
+            // While its repository is away, another's model of that name does not take its place.
+            let is_there = |found: &ModelOnDisk| !root || found.root == disk.root;
+            if found.get(&*name).is_some_and(is_there) {
+                continue;
+            }
             let since = model.gone.filter(|gone| gone.1 == root).map_or(at.now, |gone| gone.0);
             model.gone = Some((since, root));
+            // What is not there is in the middle of nothing else.
+            model.settling = None;
+            model.absent.clear();
             if at.now >= since + if root { self.root_grace } else { REMOVAL_GRACE } {
                 info!(model = %quote(&name), "it is not in the repository any more");
-                model.settling = None;
                 (model.disk, model.gone) = (None, None);
-                model.absent.clear();
                 self.disk_changed(&name, at);
+            } else {
+                found.remove(&*name);
             }
         }
         let first = !self.looked;
@@ -204,36 +211,42 @@ impl<L: Clone> Machine<L> {
             if removed {
                 model.absent.clear();
             }
+        } else {
+            // What is missed does not matter any more.
+            removed = !model.absent.is_empty();
+            model.absent.clear();
         }
         let changed = model.disk.as_deref() != Some(&disk);
         let name = Arc::clone(&model.name);
         if changed {
             model.look_at_config(&disk);
             model.disk = Some(Arc::new(disk));
+            if model.named && model.taken.is_none() {
+                model.taken.clone_from(&model.disk);
+            }
             self.disk_changed(&name, at);
         } else if removed || came_back || settled {
-            self.advance(&name, at, false);
+            self.advance(&name, at);
         }
     }
 
     /// What was found on disk is not what it was.
     fn disk_changed(&mut self, name: &Arc<str>, at: Moment) {
         let Some(model) = self.models.get_mut(name) else { return };
-        model.outlived();
-        if let Work::Task { id, steps, stop, .. } = &model.work {
+        if let Work::Task { id, steps, .. } = &model.work {
             if let Some(waits) = self.pending.iter().position(|(_, task)| task.id == *id) {
                 self.pending.swap_remove(waits);
                 model.work = Work::Nothing;
+                model.fresh |= model.order.is_some();
             } else {
                 let versions = model.source().map(|source| &source.versions);
-                let outdated = steps.iter().any(|step| {
-                    matches!(step.what, What::Load { .. })
-                        && versions.and_then(|versions| versions.get(&step.version)) != Some(&step.files)
-                });
-                stop.fetch_or(outdated, Ordering::Relaxed);
+                for step in steps.iter().filter(|step| matches!(step.what, What::Load { .. })) {
+                    let now = versions.and_then(|versions| versions.get(&step.version));
+                    step.stop.fetch_or(now != Some(&step.files), Ordering::Relaxed);
+                }
             }
         }
-        self.advance(name, at, false);
+        self.advance(name, at);
     }
 
     /// What is named at start, where nothing serves unless asked for.
@@ -250,12 +263,13 @@ impl<L: Clone> Machine<L> {
                 .models
                 .entry(Arc::clone(&name))
                 .or_insert_with_key(|name| Model::new(name, false, false));
+            model.named = true;
             if model.disk.is_none() {
-                warn!(model = %quote(&name), "it is to be loaded at start, but it is not in the model repository");
+                warn!(model = %quote(&name), "it is to be loaded at start, but it is not in the model repository; it is waited for");
             }
             model.wish.policy = true;
             model.taken.clone_from(&model.disk);
-            self.advance(&name, at, false);
+            self.advance(&name, at);
         }
     }
 
@@ -283,7 +297,7 @@ impl<L: Clone> Machine<L> {
         }
         model.orders.push_back((order, reply));
         let name = Arc::clone(&model.name);
-        self.advance(&name, at, false);
+        self.advance(&name, at);
     }
 
     /// A loader is done.
@@ -302,7 +316,7 @@ impl<L: Clone> Machine<L> {
         };
         model.fresh |= again && model.order.is_some();
         self.retire(&name, retired);
-        self.advance(&name, at, again);
+        self.advance(&name, at);
     }
 
     /// The memory of a version that was taken out of service is free.
@@ -318,70 +332,76 @@ impl<L: Clone> Machine<L> {
         self.changed.insert(Arc::clone(&name));
         if matches!(model.work, Work::Memory(_)) && model.draining.is_empty() {
             model.work = Work::Nothing;
-            self.answers.extend(model.answer_unload());
-            self.advance(&name, at, true);
+            self.answers.extend(model.answer_unload(true));
+            self.advance(&name, at);
         } else {
             self.forget_if_over(&name);
         }
     }
 
-    /// Does whatever can be done for a model now. `force`: what failed is tried at once.
-    fn advance(&mut self, name: &Arc<str>, at: Moment, force: bool) {
-        let (follows, until) = (self.mode.follows(), at.now + self.unload_timeout);
-        let Some(model) = self.models.get_mut(name) else { return };
+    /// Does whatever can be done for a model now.
+    fn advance(&mut self, name: &Arc<str>, at: Moment) {
         self.changed.insert(Arc::clone(name));
+        while self.turn(name, at) {}
+        self.forget_if_over(name);
+    }
+
+    /// One step of that; whether there is another.
+    fn turn(&mut self, name: &Arc<str>, at: Moment) -> bool {
+        let (follows, until) = (self.mode.follows(), at.now + self.unload_timeout);
+        let Some(model) = self.models.get_mut(name) else { return false };
         let begun = model.next_order(follows, until);
         let idle = matches!(model.work, Work::Nothing) && !model.waits();
         let planned = idle.then(|| {
-            let first_try = model.try_order(follows) || force;
+            let first_try = model.try_order(follows);
             (model.plan(at.now, first_try), first_try)
         });
         self.answers.extend(begun.answers);
         self.retire(name, begun.retired);
         match planned {
-            None => {}
+            None => false,
             Some((Some((config, plan)), first_try)) if plan.has_work() => {
                 self.begin(name, &config, plan, first_try)
             }
-            Some((plan, _)) => self.rest(name, plan.map(|(_, plan)| plan).as_ref(), at),
+            Some((plan, _)) => self.rest(name, plan.map(|(_, plan)| plan).as_ref()),
         }
     }
 
-    fn begin(&mut self, name: &Arc<str>, config: &Arc<ModelConfig>, plan: Plan<L>, first_try: bool) {
-        let Some(model) = self.models.get_mut(name) else { return };
-        model.failed.retain(|version, _| plan.considered.contains(version));
-        if !first_try {
+    fn begin(&mut self, name: &Arc<str>, config: &Arc<ModelConfig>, plan: Plan<L>, first_try: bool) -> bool {
+        let Some(model) = self.models.get_mut(name) else { return false };
+        model.failed.retain(|version, _| plan.doubtful.contains(version));
+        if !first_try && let Some(answer) = model.answer_load() {
             // More has changed since; the order was for what was there when it came.
-            self.answers.extend(model.answer_load());
+            self.answers.push(answer);
+            return true;
         }
         self.last_task += 1;
         let task = model.begin(TaskId(self.last_task), config, plan);
         self.pending.push((Arc::clone(name), task));
+        false
     }
 
     /// Nothing has to be loaded: what is not wanted any more goes.
-    fn rest(&mut self, name: &Arc<str>, plan: Option<&Plan<L>>, at: Moment) {
-        let Some(model) = self.models.get_mut(name) else { return };
+    fn rest(&mut self, name: &Arc<str>, plan: Option<&Plan<L>>) -> bool {
+        let Some(model) = self.models.get_mut(name) else { return false };
         let retired = match plan {
             Some(plan) => {
-                model.failed.retain(|version, _| plan.considered.contains(version));
-                model.keep_only(plan.stays(), !plan.considered.is_empty())
+                model.failed.retain(|version, _| plan.doubtful.contains(version));
+                model.keep_only(plan.stays(), plan.wanted)
             }
             // Its configuration is wrong: what serves goes on, unless it was removed.
             None => {
                 let there = model.source().map(|source| source.versions.keys().copied().collect());
-                model.keep_only(there.unwrap_or_default(), false)
+                model.keep_only(there.unwrap_or_default(), model.wish.instead.is_some())
             }
         };
-        self.answers.extend(model.answer_load());
-        let more = matches!(model.work, Work::Nothing) && !model.orders.is_empty();
+        let answer = model.answer_load();
+        // Perhaps with another order, or by what was wished before this one.
+        let more = answer.is_some() || matches!(model.work, Work::Nothing) && !model.orders.is_empty();
+        self.answers.extend(answer);
         self.retire(name, retired);
         self.worked_through(name);
-        if more {
-            self.advance(name, at, false);
-        } else {
-            self.forget_if_over(name);
-        }
+        more
     }
 
     fn worked_through(&mut self, name: &Arc<str>) {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    world::{POLICIES, THREADS, World, version},
+    world::{CONTENTS, OnDisk, POLICIES, THREADS, World, model_on_disk, version},
     *,
 };
+use crate::{reconcile::Override, table::Step};
 
 #[test]
 fn versions_of_one_change_appear_together() {
@@ -83,7 +84,7 @@ fn a_change_after_a_change_leaves_no_gap() {
     assert_eq!(world.loading.len(), 1);
     world.write("a", 1, 2);
     world.write("a", 3, 3);
-    world.finish_changed();
+    world.finish_failing(Step::Copy);
     assert_eq!(world.serving("a"), [(3, 3)], "until the disk has been looked at again");
     world.quiet();
     assert_eq!(world.serving("a"), [(3, 3)]);
@@ -100,10 +101,133 @@ fn touching_a_file_loads_nothing() {
     world.write("a", 1, 1);
     world.look();
     world.finish(0);
-    world.look();
+    // The same bytes under another stamp.
+    world.write("a", 1, 1 + CONTENTS / 2);
+    world.quiet();
     world.pass(Duration::from_secs(100));
     assert!(world.loading.is_empty());
-    assert_eq!(world.made.len(), 1);
+    assert_eq!((world.made.len(), world.serving("a")), (1, vec![(1, 1)]));
+}
+
+#[test]
+fn a_change_in_place_that_fails_is_not_tried_without_end() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.look();
+    world.finish(0);
+    world.disk.get_mut("a").unwrap().policy = "versions: {latest: 2}";
+    world.look();
+    world.finish_failing(Step::Load);
+    assert!(world.loading.is_empty());
+    assert_eq!(world.serving("a"), [(1, 1)]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.loading.len(), 1);
+}
+
+#[test]
+fn what_is_pointed_back_has_not_failed() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.look();
+    world.finish(0);
+    world.write("a", 1, 5);
+    world.look();
+    world.finish(0);
+    assert_eq!(world.table["a"].failures.len(), 1);
+    world.write("a", 1, 1);
+    world.look();
+    assert!(world.table["a"].failures.is_empty() && world.loading.is_empty());
+    world.pass(Duration::from_secs(100));
+}
+
+/// An order for other files than those of the directory.
+fn instead(name: &str, number: u64, content: usize) -> Order {
+    let on_disk = OnDisk { policy: POLICIES[0], versions: [(number, content)].into() };
+    let disk = Arc::new(model_on_disk(name, &on_disk));
+    Order::Load { version: None, instead: Some(Override { disk, directory: None }) }
+}
+
+#[test]
+fn an_override_that_fails_leaves_what_serves() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 2, 2);
+    world.look();
+    world.finish(0);
+    world.order("a", instead("a", 1, 5));
+    world.finish(0);
+    assert!(matches!(world.last_answer(), Some(Err(Refused::Failed(_)))));
+    assert_eq!(world.states("a"), [(2, "READY")]);
+    world.quiet();
+    assert_eq!(world.states("a"), [(2, "READY")]);
+    // One that passes is served until the directory changes.
+    world.order("a", instead("a", 1, 6));
+    world.quiet();
+    assert_eq!((world.last_answer(), world.serving("a")), (Some(Ok(())), vec![(1, 6)]));
+    world.write("a", 3, 3);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(3, 3)]);
+}
+
+#[test]
+fn an_override_takes_the_place_of_what_was_just_deleted() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.write("a", 2, 2);
+    world.look();
+    world.finish(0);
+    world.disk.get_mut("a").unwrap().versions.remove(&2);
+    world.order("a", instead("a", 1, 6));
+    world.quiet();
+    assert_eq!((world.last_answer(), world.serving("a")), (Some(Ok(())), vec![(1, 6)]));
+}
+
+#[test]
+fn with_replace_a_version_that_does_not_load_is_tried_once() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.disk.get_mut("a").unwrap().policy = POLICIES[4];
+    world.look();
+    world.finish(0);
+    world.write("a", 3, 8);
+    world.quiet();
+    assert_eq!(world.states("a"), [(1, "READY"), (3, "UNAVAILABLE")]);
+    let retired = world.ever_retired.len();
+    for _ in 0..20 {
+        world.pass(Duration::from_secs(400));
+        assert!(world.loading.is_empty());
+    }
+    assert_eq!(world.ever_retired.len(), retired);
+    world.write("a", 3, 9);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(3, 9)]);
+}
+
+#[test]
+fn a_policy_that_changes_during_a_load_holds_when_it_ends() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 2, 2);
+    world.look();
+    world.finish(0);
+    world.write("a", 3, 3);
+    world.look();
+    world.disk.get_mut("a").unwrap().policy = "versions: all";
+    world.look();
+    world.finish(0);
+    assert_eq!(world.serving("a"), [(2, 2), (3, 3)]);
+    assert!(world.ever_retired.is_empty());
+}
+
+#[test]
+fn a_model_named_at_start_is_waited_for() {
+    let mut world = World::new(Mode::Explicit { models: vec!["a".to_owned()], all: false });
+    world.look();
+    assert!(world.settled && !world.table["a"].unloaded);
+    world.write("a", 1, 1);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(1, 1)]);
+    world.write("a", 2, 2);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(1, 1)], "later changes count when they are asked for");
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
-use sconce_repository::{Availability, Difference, Digest, ModelConfig, ModelOnDisk, Version, VersionOnDisk};
+use sconce_repository::{
+    Availability, ConfigError, Difference, Digest, ModelConfig, ModelOnDisk, Version, VersionOnDisk,
+};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{
+    load::LOADS,
     order::{Order, Refused, Wish},
     plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
 };
@@ -21,6 +24,8 @@ use crate::text::quote;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And never longer.
 const LAST_RETRY: Duration = Duration::from_secs(300);
+/// When to look again at a disk that was seen to change.
+const AGAIN: Duration = Duration::from_millis(50);
 /// After so many attempts at an incomplete copy nobody seems to be copying any more.
 const WARN_INCOMPLETE: u32 = 5;
 
@@ -62,8 +67,6 @@ pub(super) enum Work<L> {
         steps: Vec<TaskStep<L>>,
         count: usize,
         config: Arc<ModelConfig>,
-        /// Set when what is being loaded is not there any more.
-        stop: Arc<AtomicBool>,
     },
     /// What served has been taken out of service and its memory is awaited, until then.
     Memory(Instant),
@@ -97,6 +100,14 @@ pub(super) struct Model<L> {
     pub(super) orders: VecDeque<Waiting>,
     /// The order that is being carried out has not been tried yet.
     pub(super) fresh: bool,
+    /// What served went, so that what is being loaded has room.
+    pub(super) made_room: bool,
+    /// What was wished before the order that is being carried out, for when that fails.
+    pub(super) wished: Option<Wish>,
+    /// It was named to be loaded at start, and is waited for.
+    pub(super) named: bool,
+    /// What was said of its configuration last: what is wrong with it, or what has no effect.
+    pub(super) said: Result<Vec<String>, ConfigError>,
     /// Whether failed loads are tried again without a change.
     pub(super) retries: bool,
 }
@@ -127,6 +138,10 @@ impl<L: Clone> Model<L> {
             order: None,
             orders: VecDeque::new(),
             fresh: false,
+            made_room: false,
+            wished: None,
+            named: false,
+            said: Ok(Vec::new()),
             retries,
         }
     }
@@ -157,16 +172,9 @@ impl<L: Clone> Model<L> {
     pub(super) fn begin(&mut self, id: TaskId, config: &Arc<ModelConfig>, plan: Plan<L>) -> Task<L> {
         let Plan { steps, count, .. } = plan;
         let only_verify =
-            config.availability == Availability::Replace && !self.victims(&steps, count).is_empty();
-        let stop = Arc::new(AtomicBool::new(false));
+            config.availability == Availability::Replace && !self.victims(&steps, count, |_| true).is_empty();
         let newest = self.serving.values().next_back().map(|serving| serving.live.clone());
-        self.work = Work::Task {
-            id,
-            steps: steps.clone(),
-            count,
-            config: Arc::clone(config),
-            stop: Arc::clone(&stop),
-        };
+        self.work = Work::Task { id, steps: steps.clone(), count, config: Arc::clone(config) };
         Task {
             id,
             model: Arc::clone(&self.name),
@@ -175,22 +183,27 @@ impl<L: Clone> Model<L> {
             count,
             only_verify,
             newest,
-            stop,
         }
     }
 
-    /// What would not serve any more, or from other bytes, if all that is loaded passed.
-    fn victims(&self, steps: &[TaskStep<L>], count: usize) -> BTreeSet<Version> {
-        if !steps.iter().any(|step| matches!(step.what, What::Load { .. })) {
-            return BTreeSet::new();
+    /// What would not serve any more, or from other bytes, if what is loaded passed where `loads` says so.
+    fn victims(
+        &self,
+        steps: &[TaskStep<L>],
+        count: usize,
+        loads: impl Fn(&TaskStep<L>) -> bool,
+    ) -> BTreeSet<Version> {
+        let loaded: BTreeSet<Version> = steps
+            .iter()
+            .filter(|step| matches!(step.what, What::Load { .. }) && loads(step))
+            .map(|step| step.version)
+            .collect();
+        if loaded.is_empty() {
+            return loaded;
         }
-        let selected = select(steps, count, |_| true);
-        let stays = |version: &Version| {
-            selected.contains(version)
-                && steps
-                    .iter()
-                    .any(|step| step.version == *version && !matches!(step.what, What::Load { .. }))
-        };
+        let serves = |version: &Version| self.serving.contains_key(version);
+        let selected = select(steps, count, |version| loaded.contains(&version) || serves(&version));
+        let stays = |version: &Version| selected.contains(version) && !loaded.contains(version);
         self.serving.keys().copied().filter(|version| !stays(version)).collect()
     }
 
@@ -204,18 +217,24 @@ impl<L: Clone> Model<L> {
         let Work::Task { steps, count, config, .. } = std::mem::replace(&mut self.work, Work::Nothing) else {
             return Vec::new();
         };
-        let victims = self.victims(&steps, count);
         self.record(&steps, outcomes, &config, at);
         for (step, outcome) in steps.iter().zip(outcomes) {
             if let Outcome::Same(digest) = outcome {
                 self.found_same(step.version, step.files.clone(), *digest);
             }
         }
-        let passed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Verified));
-        let victims = if passed { victims } else { BTreeSet::new() };
+        let verified: BTreeSet<Version> = steps
+            .iter()
+            .zip(outcomes)
+            .filter(|(step, outcome)| {
+                matches!(outcome, Outcome::Verified) && self.is_wanted(step.version, &step.files, &config)
+            })
+            .map(|(step, _)| step.version)
+            .collect();
+        let victims = self.victims(&steps, count, |step| verified.contains(&step.version));
         let retired: Vec<_> = victims.into_iter().filter_map(|version| self.retire(version)).collect();
         if !retired.is_empty() {
-            self.work = Work::Memory(until);
+            (self.work, self.made_room) = (Work::Memory(until), true);
         }
         retired
     }
@@ -226,7 +245,11 @@ impl<L: Clone> Model<L> {
         let Work::Task { steps, count, config, .. } = std::mem::replace(&mut self.work, Work::Nothing) else {
             return finished;
         };
+        let now = self.source().and_then(|source| source.config.as_ref().ok());
+        finished.outdated = now.is_none_or(|now| config.difference(now) != Difference::None)
+            || steps.iter().any(|step| step.stop.load(Ordering::Relaxed));
         self.record(&steps, &outcomes, &config, at);
+        self.made_room = false;
         let copying = |outcome: &Outcome<L>| matches!(outcome, Outcome::Failed(not_passed) if not_passed.step == Step::Copy);
         let in_flux = outcomes.iter().any(copying);
         let passes: BTreeMap<Version, bool> = steps
@@ -243,9 +266,9 @@ impl<L: Clone> Model<L> {
             return finished;
         }
         selected.retain(|version| self.serving.contains_key(version));
-        if selected.is_empty() && in_flux {
+        if selected.is_empty() && in_flux && !self.serving.is_empty() {
             // Nothing would be left, and the disk is not what it was at the last look: look again first.
-            self.settling = Some(at.now);
+            self.settling = Some(at.now + AGAIN);
             return finished;
         }
         finished.retired.extend(self.keep_only(selected, !passes.is_empty()));
@@ -257,7 +280,10 @@ impl<L: Clone> Model<L> {
     pub(super) fn keep_only(&mut self, mut selected: BTreeSet<Version>, wanted: bool) -> Vec<(Version, L)> {
         if selected.is_empty() && wanted {
             let there = |version: &&Version| {
-                self.source().is_some_and(|source| source.versions.contains_key(version))
+                [self.source(), self.disk.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .any(|disk| disk.versions.contains_key(version))
                     && self.wish.versions.get(version) != Some(&false)
             };
             selected = self.serving.keys().filter(there).copied().collect();
@@ -359,8 +385,10 @@ impl<L: Clone> Model<L> {
             same_bytes && failed.config.difference(config) == Difference::None
         });
         let attempts = before.map_or(0, |failed| failed.shown.attempts).saturating_add(1);
+        // What served had to go for it, and would again: it must change first.
+        let retries = self.retries && !(self.made_room && matches!(stage, Step::Load | Step::Warm));
         let delay = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16)).min(LAST_RETRY);
-        let next = self.retries.then_some(delay);
+        let next = retries.then_some(delay);
         self.log_failure(step.version, not_passed, attempts, next);
         let shown = Failure {
             reason: reason.clone(),
@@ -392,6 +420,8 @@ impl<L: Clone> Model<L> {
             }
             return;
         }
+        metrics::counter!(LOADS, "model" => model.to_string(), "outcome" => "failed", "step" => step.name())
+            .increment(1);
         let again_s = next.map(|delay| delay.as_secs());
         warn!(model = %quote(model), %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
     }
@@ -410,7 +440,8 @@ impl<L: Clone> Model<L> {
     /// Nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
         let idle = matches!(self.work, Work::Nothing) && self.order.is_none() && self.orders.is_empty();
-        idle && self.disk.is_none()
+        idle && !self.named
+            && self.disk.is_none()
             && self.wish.instead.is_none()
             && self.serving.is_empty()
             && self.draining.is_empty()
@@ -418,7 +449,8 @@ impl<L: Clone> Model<L> {
 
     /// What the table says of it.
     pub(super) fn route(&self) -> Route<L> {
-        let mut route = Route { unloaded: !self.wish.policy && self.serving.is_empty(), ..Route::default() };
+        let mut route =
+            Route { unloaded: plan::wants_nothing(self.source(), &self.wish), ..Route::default() };
         let source = self.source();
         let unavailable = |reason: String| State::Unavailable(reason);
         if let Some(source) = source.filter(|_| self.wish.policy) {

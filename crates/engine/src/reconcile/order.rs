@@ -62,8 +62,9 @@ pub(super) struct Wish {
     pub(super) instead: Option<Override>,
     /// It was an order to unload, not the absence of one to load.
     pub(super) unloaded: bool,
-    /// What the directory looked like when the last order came: the wish lasts until that changes.
-    pub(super) since: Option<Arc<ModelOnDisk>>,
+    /// What the directory looked like when the last order came, if it was there: the wish lasts until
+    /// that changes. `None` where no change ends it.
+    pub(super) since: Option<Option<Arc<ModelOnDisk>>>,
 }
 
 impl Wish {
@@ -91,6 +92,6 @@ impl Wish {
             }
         }
         let as_usual = self.policy && self.versions.is_empty() && self.instead.is_none();
-        self.since = disk.filter(|_| follows && !as_usual).cloned();
+        self.since = (follows && !as_usual).then(|| disk.cloned());
     }
 }

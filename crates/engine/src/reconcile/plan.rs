@@ -34,8 +34,6 @@ pub(super) struct Task<L> {
     pub(super) only_verify: bool,
     /// What serves now: new versions are warmed with what it was asked.
     pub(super) newest: Option<L>,
-    /// Set when what is being loaded is not there any more.
-    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// One version of a task.
@@ -46,6 +44,8 @@ pub(super) struct TaskStep<L> {
     /// It was asked for by number, and is to serve also when enough others do.
     pub(super) forced: bool,
     pub(super) what: What<L>,
+    /// Set when what is being loaded is not there any more as it was.
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// What has to be done for a version.
@@ -93,10 +93,12 @@ pub(super) struct NotPassed {
 }
 
 impl<L> Outcome<L> {
-    /// Nothing could be done about it.
-    pub(super) fn no_thread(why: &std::io::Error) -> Self {
-        let reason = format!("the system gives no thread to load it: {why}");
-        Self::Failed(NotPassed { step: Step::Load, reason, digest: None })
+    /// Nothing could be done, for this reason.
+    pub(super) fn none(keep: bool, reason: &str) -> Self {
+        if keep {
+            return Self::Untouched;
+        }
+        Self::Failed(NotPassed { step: Step::Load, reason: reason.to_owned(), digest: None })
     }
 
     /// Whether the version can serve after it, given whether it does before.
@@ -113,8 +115,10 @@ impl<L> Outcome<L> {
 pub(super) struct Plan<L> {
     pub(super) steps: Vec<TaskStep<L>>,
     pub(super) count: usize,
-    /// Every version that was thought of, also those from which nothing is to be had now.
-    pub(super) considered: BTreeSet<Version>,
+    /// The versions whose failures count: thought of, and not serving just as they are to be.
+    pub(super) doubtful: BTreeSet<Version>,
+    /// Whether anything at all is to serve, though perhaps nothing of it is there or passes.
+    pub(super) wanted: bool,
 }
 
 impl<L> Plan<L> {
@@ -147,22 +151,36 @@ pub(super) fn plan<L: Clone>(
 ) -> Plan<L> {
     let (candidates, count) = candidates(source, wish);
     let mut steps = Vec::new();
-    let mut considered = BTreeSet::new();
+    let wanted = !candidates.is_empty() || wish.policy && !source.missing.is_empty();
+    let mut doubtful = BTreeSet::new();
     let mut left = count;
     for (version, forced) in candidates {
         let Some(files) = source.versions.get(&version) else { continue };
         if !forced && left == 0 {
             continue;
         }
-        considered.insert(version);
+        if !is_as_wanted(version, files, config, known) {
+            doubtful.insert(version);
+        }
         let Some(what) = what(version, files, config, known) else { continue };
         // What has to pass first may fail, and then the next one is needed.
         if !matches!(what, What::Load { .. }) {
             left = left.saturating_sub(1);
         }
-        steps.push(TaskStep { version, files: files.clone(), forced, what });
+        steps.push(TaskStep { version, files: files.clone(), forced, what, stop: Arc::default() });
     }
-    Plan { steps, count, considered }
+    Plan { steps, count, doubtful, wanted }
+}
+
+/// Whether an operator wants nothing of what is there.
+pub(super) fn wants_nothing(source: Option<&Arc<ModelOnDisk>>, wish: &Wish) -> bool {
+    let asked = wish.versions.values().any(|wanted| *wanted);
+    let refused = wish.versions.values().any(|wanted| !wanted);
+    match source {
+        _ if !wish.policy => !asked,
+        Some(source) => refused && source.config.is_ok() && candidates(source, wish).0.is_empty(),
+        None => false,
+    }
 }
 
 /// The versions that may be served, in order of preference, each with whether it was asked for by number,
@@ -187,6 +205,18 @@ fn candidates(source: &ModelOnDisk, wish: &Wish) -> (Vec<(Version, bool)>, usize
     (chosen.into_iter().map(|version| (version, forced(&version))).collect(), count)
 }
 
+/// It serves these files by this configuration.
+fn is_as_wanted<L>(
+    version: Version,
+    files: &VersionOnDisk,
+    config: &ModelConfig,
+    known: &Known<'_, L>,
+) -> bool {
+    known.serving.get(&version).is_some_and(|serving| {
+        serving.files == *files && serving.config.difference(config) == Difference::None
+    })
+}
+
 /// `None` when there is nothing to be had from this version now.
 fn what<L: Clone>(
     version: Version,
@@ -194,26 +224,26 @@ fn what<L: Clone>(
     config: &Arc<ModelConfig>,
     known: &Known<'_, L>,
 ) -> Option<What<L>> {
-    let serving = known.serving.get(&version);
-    let difference = serving.map(|serving| serving.config.difference(config));
-    match (serving, difference) {
-        (Some(serving), Some(Difference::None)) if serving.files == *files => return Some(What::Keep),
-        (Some(serving), Some(Difference::InPlace)) if serving.files == *files => {
-            return Some(What::Rebind(serving.live.clone()));
-        }
-        _ => {}
+    if is_as_wanted(version, files, config, known) {
+        return Some(What::Keep);
     }
+    let serving = known.serving.get(&version);
     let mut known_bad = None;
     if let Some(failed) = known.failed.get(&version) {
         let due = known.force || failed.retry.is_some_and(|retry| retry <= known.now);
-        let same_config = failed.config.difference(config) == Difference::None;
-        if same_config && !due {
+        if !due && failed.config.difference(config) == Difference::None {
             if failed.files == *files {
                 return serving.map(|_| What::Keep);
             }
             // Perhaps only touched: the digest will tell.
             known_bad = failed.digest;
         }
+    }
+    let difference = serving.map(|serving| serving.config.difference(config));
+    if let (Some(serving), Some(Difference::InPlace)) = (serving, difference)
+        && serving.files == *files
+    {
+        return Some(What::Rebind(serving.live.clone()));
     }
     let serving = serving
         .zip(difference)
