@@ -22,7 +22,7 @@ with_clients = CLIENTS=$$(tests/clients/setup.sh); set -a; eval "$$CLIENTS"; set
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 ## Use
 
@@ -67,6 +67,10 @@ lint: needs-rust needs-rust-tools needs-cxx needs-python edges ## Check format, 
 .PHONY: bench
 bench: needs-rust needs-cxx needs-python ## Measure: every number is a ratio within one run
 	@$(with_libtorch); cargo bench --package sconce --bench '*' $(ARGS)
+
+.PHONY: bench-memory
+bench-memory: needs-rust needs-cxx needs-python ## Measure memory over 2,000 reloads; make bench does 300
+	@$(with_libtorch); SCONCE_BENCH_RELOADS=2000 cargo bench --package sconce --bench reload -- memory
 
 .PHONY: fmt
 fmt: needs-rust needs-rust-tools ## Format the code

@@ -21,9 +21,9 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 use super::Result;
 
-const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
+const SERVICE: &str = "/inference.GRPCInferenceService";
 /// gRPC's prefix of a message.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 /// Answers are not slowed by round trips.
 const WINDOW: u32 = 64 << 20;
 const MAX_FRAME: u32 = 1 << 20;
@@ -63,19 +63,25 @@ impl Traffic {
             raw_input_contents: vec![tensor.clone()],
             ..ModelInferRequest::default()
         };
-        let mut body = BytesMut::new();
-        body.put_u8(0);
-        body.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
-        request.encode_raw(&mut body);
-        Self { body: body.freeze(), tensor }
+        Self { body: framed(&request), tensor }
     }
+}
+
+/// A message as gRPC sends it: a prefix that says how long it is, then its bytes.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
+    message.encode_raw(&mut body);
+    body.freeze()
 }
 
 /// A connection. It ends when dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     sender: SendRequest<Bytes>,
-    head: Request<()>,
+    address: String,
+    infer: Request<()>,
 }
 
 impl Client {
@@ -90,17 +96,27 @@ impl Client {
             .await?;
         // It ends with its last sender; an error of it reaches the requests.
         tokio::spawn(async move { drop(connection.await) });
-        let head = Request::post(format!("http://{address}{PATH}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
-        Ok(Self { sender, head })
+        Ok(Self { sender, address: address.to_owned(), infer: head(address, "ModelInfer")? })
     }
 
-    /// One call; returns the answer's message with gRPC's prefix.
-    async fn call(&mut self, body: Bytes) -> Result<Bytes> {
+    /// One ModelInfer; returns the answer's message with gRPC's prefix.
+    pub(crate) async fn infer(&mut self, body: Bytes) -> Result<Bytes> {
+        self.call(self.infer.clone(), body).await
+    }
+
+    /// One call of any method.
+    pub(crate) async fn ask<Answer: Message + Default>(
+        &mut self,
+        method: &str,
+        question: &impl Message,
+    ) -> Result<Answer> {
+        let answer = self.call(head(&self.address, method)?, framed(question)).await?;
+        Ok(Answer::decode(answer.get(PREFIX..).ok_or("an answer without a message")?)?)
+    }
+
+    async fn call(&mut self, head: Request<()>, body: Bytes) -> Result<Bytes> {
         std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
-        let (response, mut stream) = self.sender.send_request(self.head.clone(), false)?;
+        let (response, mut stream) = self.sender.send_request(head, false)?;
         stream.send_data(body, true)?;
         let (head, mut body) = response.await?.into_parts();
         let mut answer = Bytes::new();
@@ -126,7 +142,7 @@ impl Client {
 
     /// One call whose answer is decoded and checked; returns its length.
     pub(crate) async fn probe(&mut self, traffic: &Traffic) -> Result<usize> {
-        let answer = self.call(traffic.body.clone()).await?;
+        let answer = self.infer(traffic.body.clone()).await?;
         let message = answer.get(PREFIX..).ok_or("an answer without a message")?;
         let response = ModelInferResponse::decode(message)?;
         match &response.raw_output_contents[..] {
@@ -161,7 +177,7 @@ impl Client {
 
     async fn calls(mut self, traffic: Traffic, length: usize, left: Arc<AtomicUsize>) -> Result<()> {
         while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-            let answer = self.call(traffic.body.clone()).await?;
+            let answer = self.infer(traffic.body.clone()).await?;
             // Raw contents are the last field, so they end the message.
             if answer.len() != length || !answer.ends_with(&traffic.tensor) {
                 return Err("an answer differs from what was sent".into());
@@ -169,6 +185,13 @@ impl Client {
         }
         Ok(())
     }
+}
+
+fn head(address: &str, method: &str) -> Result<Request<()>> {
+    let head = Request::post(format!("http://{address}{SERVICE}/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    Ok(head.body(())?)
 }
 
 /// Connects to a server that is starting and waits until the model answers.

@@ -4,6 +4,8 @@
 //! - `process`: servers that end with their handle, and what the system knows of them
 //! - `report`: medians of paired ratios
 
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod report;

@@ -5,7 +5,7 @@ use std::{
     io::Read,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     time::Duration,
 };
 
@@ -39,6 +39,33 @@ impl Server {
         Ok(Self { child, address })
     }
 
+    /// Starts `sconce` on a repository; its log comes as JSON, which must be read lest it stop there.
+    pub(crate) fn sconce_with_log(repository: &Path) -> Result<(Self, ChildStderr)> {
+        let address = free_address()?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sconce"))
+            .args(["serve", "--log-format", "json", "--log-level", "info"])
+            .args(["--metrics-address", "off", "--grpc-address", &address])
+            .arg("--model-repository")
+            .arg(repository)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = child.stderr.take();
+        let server = Self { child, address };
+        Ok((server, log.ok_or("no standard error")?))
+    }
+
+    /// Starts this benchmark again with other arguments, at the lowest priority.
+    pub(crate) fn nice(arguments: &[&std::ffi::OsStr]) -> Result<Self> {
+        let child = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(std::env::current_exe()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()?;
+        Ok(Self { child, address: String::new() })
+    }
+
     /// Starts the floor on a model file.
     pub(crate) fn floor(binary: &Path, model: &Path) -> Result<Self> {
         let address = free_address()?;
@@ -70,6 +97,39 @@ impl Server {
             nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
         }
         Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// User and system time so far, also of threads that have ended, to a hundredth of a second.
+    pub(crate) fn cpu_time_of_all(&self) -> Result<Duration> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name of the program may contain anything.
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(str::parse::<u64>).sum::<std::result::Result<_, _>>()?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// A line of /proc/PID/smaps_rollup in MB, such as `Rss`, `Pss` or `Anonymous`.
+    pub(crate) fn mapped(&self, name: &str) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()).ok_or("no such field")?;
+        Ok(kib.parse::<f64>()? * 1024.0 / 1e6)
+    }
+
+    /// How many threads there are now.
+    pub(crate) fn threads(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/task", self.child.id()))?.count())
+    }
+
+    /// How many directories are watched.
+    pub(crate) fn watches(&self) -> Result<usize> {
+        let mut watches = 0;
+        for file in fs::read_dir(format!("/proc/{}/fdinfo", self.child.id()))? {
+            // A descriptor may be closed meanwhile.
+            let text = fs::read_to_string(file?.path()).unwrap_or_default();
+            watches += text.lines().filter(|line| line.starts_with("inotify wd:")).count();
+        }
+        Ok(watches)
     }
 
     /// Resident memory in MB: all of it, and the part that no file backs.

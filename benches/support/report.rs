@@ -39,6 +39,14 @@ impl Spread {
     }
 }
 
+/// The number below which this part of some numbers lies.
+pub(crate) fn percentile(numbers: &[f64], part: f64) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// The head of the table of [`row`]s.
 pub(crate) const HEAD: &str = concat!(
     "                   server CPU us/request                         requests/s\n",
