@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <caffe2/serialize/file_adapter.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -44,6 +45,28 @@ struct NoGrad {
 void finish(const at::Device& device) {
   if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
 }
+
+// libtorch reads a tensor with one call, and a kernel that is not preempted inside calls lets nobody else have
+// the core until 50 MB are copied, whatever the priority of who reads. Between pieces it does.
+class Pieces final : public caffe2::serialize::ReadAdapterInterface {
+ public:
+  explicit Pieces(const std::string& path) : file_(path) {}
+  size_t size() const override { return file_.size(); }
+  size_t read(uint64_t pos, void* buffer, size_t count, const char* what) const override {
+    constexpr size_t piece = 256 << 10;
+    size_t done = 0;
+    while (done < count) {
+      const size_t want = std::min(piece, count - done);
+      const size_t got = file_.read(pos + done, static_cast<char*>(buffer) + done, want, what);
+      done += got;
+      if (got < want) break;
+    }
+    return done;
+  }
+
+ private:
+  caffe2::serialize::FileAdapter file_;
+};
 
 at::Device device_of(int32_t cuda_index) {
   return cuda_index < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_index));
@@ -119,7 +142,7 @@ void sc_set_threads(int32_t threads) {
 int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module** module, char** error) {
   return sc_try(error, [&] {
     NoGrad guard(inference_mode);
-    auto loaded = torch::jit::load(path, device_of(cuda_index));
+    auto loaded = torch::jit::load(std::make_shared<Pieces>(path), device_of(cuda_index));
     loaded.eval();
     finish(device_of(cuda_index));
     *module = new sc_module(std::move(loaded), device_of(cuda_index));
