@@ -40,6 +40,8 @@ const TOLERANCE: f64 = 0.1;
 const MOST_RUNS: usize = 20;
 /// ... or it has taken so long.
 const LONGEST: Duration = Duration::from_secs(10);
+/// One run that takes longer than this does not end, as far as anybody would wait: loading goes on.
+const LONGEST_RUN: Duration = Duration::from_secs(300);
 /// How soon it is seen that nobody wants the version any more.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -138,7 +140,13 @@ impl Oven<'_> {
         };
         let lost = || Error::WorkerLost { model: self.live.model.to_string() };
         self.registration.submit(job).map_err(|_| lost())?;
-        let Some(answer) = wait(answer, self.stop) else { return Ok(None) };
+        let Some(answer) = wait(answer, self.stop, Instant::now() + LONGEST_RUN) else {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let message = format!("a run of it did not end within {} s", LONGEST_RUN.as_secs());
+            return Err(Error::Model { model: self.live.model.to_string(), message });
+        };
         let (output, took): (Result<Output>, Duration) = answer.map_err(|_| lost())?;
         outputs::name(&self.live.binding, output?, &[], checked.batch)?;
         Ok(Some(took))
@@ -177,10 +185,11 @@ fn alike(last: &[Duration]) -> bool {
     }
 }
 
-/// Waits for an answer on a thread of no runtime; `None` when told to stop.
+/// Waits for an answer on a thread of no runtime; `None` when told to stop, or when it takes too long.
 fn wait<T>(
     mut answer: oneshot::Receiver<T>,
     stop: &AtomicBool,
+    until: Instant,
 ) -> Option<std::result::Result<T, oneshot::error::RecvError>> {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -191,7 +200,7 @@ fn wait<T>(
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || Instant::now() >= until {
             return None;
         }
         if let Poll::Ready(answer) = Future::poll(std::pin::Pin::new(&mut answer), &mut context) {

@@ -11,7 +11,7 @@ use std::{
 
 use zip::ZipArchive;
 
-use crate::escape::shown;
+use crate::{escape::shown, regular};
 
 mod contents;
 
@@ -98,6 +98,20 @@ pub enum ArchiveError {
         entry: String,
         /// The size that the list of contents gives.
         size: u64,
+        /// The size of the whole file.
+        file_size: u64,
+    },
+    /// Entries that share their bytes.
+    #[error(
+        "{} is no model: with its entry {entry} the entries together are larger than the file of {file_size} \
+         bytes, so that some of them overlap: {SAVE}",
+        shown(path)
+    )]
+    Overlapping {
+        /// The file.
+        path: PathBuf,
+        /// The entry, escaped and bounded.
+        entry: String,
         /// The size of the whole file.
         file_size: u64,
     },
@@ -189,7 +203,7 @@ pub fn verify(path: &Path) -> Result<(), ArchiveError> {
 fn open(path: &Path) -> Result<(ZipArchive<BufReader<File>>, u64), ArchiveError> {
     let unreadable = |err: &io::Error| unreadable(path, err);
     let metadata = check_file(path)?;
-    let mut file = File::open(path).map_err(|err| unreadable(&err))?;
+    let mut file = regular::open(path).map_err(|err| unreadable(&err))?;
     let start = start(&mut file).map_err(|err| unreadable(&err))?;
     if start.is_empty() {
         return Err(ArchiveError::Empty { path: path.to_owned() });

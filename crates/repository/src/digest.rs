@@ -3,9 +3,8 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     escape::{one_line, shown},
+    regular,
     stamp::{Moment, Stamp},
 };
 
@@ -131,7 +131,7 @@ fn read(path: &Path, stamp: Stamp) -> Result<Digest, String> {
     let unreadable = |err: io::Error| format!("cannot read {}: {err}", shown(path));
     let changed =
         || format!("{} changed while it was read: it is read again when it has come to rest", shown(path));
-    let mut file = open(path).map_err(unreadable)?;
+    let mut file = regular::open(path).map_err(unreadable)?;
     let stamp_of = |file: &File| file.metadata().map(|metadata| Stamp::from(&metadata));
     if stamp_of(&file).map_err(unreadable)? != stamp {
         return Err(changed());
@@ -150,12 +150,6 @@ fn read(path: &Path, stamp: Stamp) -> Result<Digest, String> {
         return Err(changed());
     }
     Ok(Digest(hash.finalize().into()))
-}
-
-/// Opens without waiting, should the file have become a named pipe since it was looked at.
-fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    OpenOptions::new().read(true).custom_flags(nonblocking).open(path)
 }
 
 #[cfg(test)]

@@ -168,10 +168,10 @@ pub fn write_manifest(dir: &Path, files: &[String]) -> Result<PathBuf, String> {
             return Err(not_inside(name));
         }
         let (_, digest) = digests.of(&dir.join(name))?;
-        // JSON's way to write a string is one of YAML's.
-        let name = serde_json::Value::from(name.as_str());
-        text.push_str(&format!("  {name}: {digest}\n"));
+        text.push_str(&format!("  {}: {digest}\n", quoted(name)));
     }
+    can_be_read(&text, files)
+        .map_err(|fault| format!("a manifest of {} could not be read: {fault}", shown(dir)))?;
     let (path, partial) = (dir.join(MANIFEST), dir.join(".manifest.yaml.partial"));
     let written = write(&partial, &text).and_then(|()| fs::rename(&partial, &path));
     written.map_err(|err| {
@@ -179,6 +179,33 @@ pub fn write_manifest(dir: &Path, files: &[String]) -> Result<PathBuf, String> {
         format!("cannot write {}: {err}", shown(&path))
     })?;
     Ok(path)
+}
+
+/// A name in YAML. JSON's way to write a string is one of YAML's, if nothing is left as it is that YAML
+/// takes for the end of a line or for no text at all.
+fn quoted(name: &str) -> String {
+    let mut text = String::new();
+    for char in serde_json::Value::from(name).to_string().chars() {
+        match char {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                text.push_str(&format!("\\u{:04x}", u32::from(char)));
+            }
+            char => text.push(char),
+        }
+    }
+    text
+}
+
+/// Why the text would not be read as a manifest of these files.
+fn can_be_read(text: &str, files: &[String]) -> Result<(), String> {
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("it would have {} bytes, more than {MAX_BYTES}; list fewer files", text.len()));
+    }
+    let manifest = Manifest::parse(text, files.first().map_or("", String::as_str))?;
+    match files.iter().zip(manifest.files()).find(|(name, (read, _))| *name != read) {
+        Some((name, _)) => Err(format!("YAML cannot carry the name `{}`: rename the file", one_line(name))),
+        None => Ok(()),
+    }
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

@@ -90,6 +90,33 @@ fn what_cannot_be_listed_is_told() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn what_is_written_can_be_read() {
+    let dir = TempDir::new().unwrap();
+    let odd = "a\u{7f}\u{85}\u{9f}\u{2028}\u{feff}\u{ffff}\u{1b}\t\\n\u{1f600}é: #'";
+    fs::write(dir.path().join(odd), "x").unwrap();
+    fs::write(dir.path().join("model.pt"), "x").unwrap();
+    let files = files_to_list(dir.path()).unwrap();
+    let read = Manifest::read(&write_manifest(dir.path(), &files).unwrap(), "model.pt").unwrap();
+    let names =
+        |manifest: &Manifest| manifest.files().iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&read), files);
+    let written = fs::read(dir.path().join(MANIFEST)).unwrap();
+
+    // YAML's keys have at most 1024 characters, and this parser takes few brackets.
+    for name in ["[".repeat(100), format!("{0}/{0}/{0}/{0}/{0}/w", "n".repeat(250))] {
+        let path = dir.path().join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "x").unwrap();
+        let fault = write_manifest(dir.path(), &["model.pt".to_owned(), name]).unwrap_err();
+        assert!(fault.contains("could not be read: ") && !fault.contains('\n'), "{fault}");
+    }
+    let many = vec!["model.pt".to_owned(); 20_000];
+    let fault = write_manifest(dir.path(), &many).unwrap_err();
+    assert!(fault.contains("list fewer files"), "{fault}");
+    assert_eq!(fs::read(dir.path().join(MANIFEST)).unwrap(), written, "what was there is left");
+}
+
 proptest! {
     #[test]
     fn any_text_is_answered(text in "(sha256|model.pt|[\\[\\]{}:,\n '\"&*!|>-]|0{64}|\\PC){0,40}") {

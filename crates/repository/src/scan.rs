@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{ConfigError, ModelConfig, Version, VersionOnDisk, VersionPolicy, config, escape, stamp::Moment};
+use crate::{
+    ConfigError, ModelConfig, Version, VersionOnDisk, VersionPolicy, Watch, config, escape, stamp::Moment,
+};
 
 mod cache;
 mod entries;
@@ -33,7 +35,7 @@ pub struct Snapshot {
     /// what they held is absent without having been removed.
     pub absent_roots: BTreeSet<PathBuf>,
     /// The directories whose entries decide what was seen: a change shows in one of them.
-    pub watch: BTreeSet<PathBuf>,
+    pub watch: Watch,
 }
 
 /// A model's directory and what is in it.
@@ -61,26 +63,31 @@ pub struct ModelOnDisk {
 }
 
 impl ModelOnDisk {
-    /// The model in a directory of a repository, by another configuration than the one that lies there.
+    /// The model in a directory of a repository, by the configuration that came with a request to load
+    /// it instead of the one that lies there; see [`ModelConfig::from_json`].
     ///
     /// # Errors
-    /// When the directory cannot be read, or leads out of `root` with `confine_symlinks`.
-    pub fn with_config(
+    /// When the configuration is wrong, the directory cannot be read, or, with `confine_symlinks`, it or
+    /// a file that the configuration names leads out of `root`.
+    pub fn with_json(
         root: &Path,
         dir: &Path,
-        config: ModelConfig,
+        name: &str,
+        json: &str,
         confine_symlinks: bool,
-    ) -> io::Result<Self> {
-        let confine = if confine_symlinks { Some(root.canonicalize()?) } else { None };
+    ) -> Result<Self, ConfigError> {
+        let unreadable =
+            |err: io::Error| ConfigError::Unreadable { file: dir.to_owned(), reason: err.to_string() };
+        let confine = if confine_symlinks { Some(root.canonicalize().map_err(unreadable)?) } else { None };
         let mut recent = Recent::new(SETTLE);
-        let paths = Paths { watch: BTreeSet::new(), confine };
+        let paths = Paths { watch: Watch::new(), confine };
         let mut look = Look { now: Moment::now(), paths, recent: &mut recent, problems: Vec::new() };
-        look.paths.link(dir).map_err(|target| io::Error::other(links::leads_out(&target)))?;
-        let entries = entries::list(dir)?;
+        look.paths.link(dir).map_err(|target| cache::outside(dir.to_owned(), &target))?;
+        let config = cache::confined(dir, &mut look, || ModelConfig::from_json(json, dir, name))?;
+        let entries = entries::list(dir).map_err(unreadable)?;
         let (dirs, readable) = look.versions(dir, &entries, &mut Vec::new());
         let versions = ModelCache::default().versions(dirs, &config.model_file, &mut look).value;
-        let name = config.name.clone();
-        Ok(Subject { name: &name, root, dir }.found(Ok(config), versions, readable, false))
+        Ok(Subject { name, root, dir }.found(Ok(config), versions, readable, false))
     }
 }
 
@@ -137,7 +144,7 @@ impl Scanner {
     /// the others are found all the same. A root that could not be read is a problem whose path is the
     /// root; its models are then absent without having been removed. Symlinks are followed.
     pub fn look(&mut self) -> Snapshot {
-        let paths = Paths { watch: BTreeSet::new(), confine: None };
+        let paths = Paths { watch: Watch::new(), confine: None };
         let mut look = Look { now: Moment::now(), paths, recent: &mut self.recent, problems: Vec::new() };
         let mut models = Models { known: std::mem::take(&mut self.models), seen: HashMap::new() };
         let mut found: BTreeMap<String, Vec<ModelOnDisk>> = BTreeMap::new();
@@ -145,6 +152,7 @@ impl Scanner {
         let mut real_roots = BTreeSet::new();
         for root in &mut self.roots {
             let real = look.paths.whole(&root.path);
+            root.notice();
             // Read twice, each of its models would stand in its own way.
             if !real_roots.insert(real.clone().unwrap_or_else(|| root.path.clone())) {
                 let message = "the same repository is given twice; it is read once".to_owned();
@@ -203,7 +211,7 @@ impl Look<'_> {
     /// The models of a root, or why it is taken for absent.
     fn root(&mut self, root: &mut Root, models: &mut Models) -> Result<Vec<ModelOnDisk>, String> {
         let entries = root.list()?;
-        self.paths.watch.insert(root.path.clone());
+        self.paths.watch_all(&root.path);
         let mut problems = Vec::new();
         // Problems of the root come before those of its models.
         let before = self.problems.len();
@@ -271,7 +279,7 @@ impl Look<'_> {
         root_problems: &mut Vec<Problem>,
     ) -> Option<ModelOnDisk> {
         let dir = subject.dir;
-        self.paths.watch.insert(dir.to_owned());
+        self.paths.watch_all(dir);
         let entries = match entries::list(dir) {
             Ok(entries) => entries,
             // Deleted since its root was read.

@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// File systems keep time in ticks, and a second write within a tick leaves the stamp as it was. No
-/// tick of a local file system or of a file server is longer than this.
+/// File systems keep time in ticks, and a second write within a tick leaves the stamp as it was. Where
+/// there are fractions of seconds, no tick is longer than this,
 const TICK: Duration = Duration::from_millis(100);
+/// and where there are none, as on FAT and ext3 and in front of object stores, no longer than this.
+const COARSE_TICK: Duration = Duration::from_secs(2);
 
 /// What the file system tells of a file without reading it: equal stamps, equal bytes.
 ///
@@ -40,12 +42,25 @@ impl Stamp {
     /// Whether whatever is written after `now` gives another stamp: both times are more than a tick in
     /// the past. A time in the future, of a server whose clock is ahead, tells nothing and is not settled.
     pub(crate) fn is_settled_at(&self, now: SystemTime) -> bool {
-        self.modified.max(self.changed) + nanoseconds(TICK) <= since_epoch(now)
+        self.modified.max(self.changed) + nanoseconds(self.tick()) <= since_epoch(now)
     }
 
-    /// Whether the content was written less than `span` before `now`, or is dated in the future.
+    /// Whether the content may have been written less than `span` before `now`, or is dated in the
+    /// future.
     pub(crate) fn is_newer_than(&self, span: Duration, now: SystemTime) -> bool {
+        let span = if self.is_coarse() { span + COARSE_TICK } else { span };
         self.modified + nanoseconds(span) > since_epoch(now)
+    }
+
+    /// How long a second write may leave this stamp as it is.
+    fn tick(&self) -> Duration {
+        if self.is_coarse() { COARSE_TICK } else { TICK }
+    }
+
+    /// Whether the file system seems to keep whole seconds. A copy may bring a time of modification of
+    /// whole seconds with it, but not the time of change.
+    fn is_coarse(&self) -> bool {
+        [self.modified, self.changed].iter().all(|time| time % 1_000_000_000 == 0)
     }
 }
 
@@ -78,7 +93,7 @@ impl Moment {
     /// old, or, where clocks disagree, it has been seen for longer than a tick lasts.
     pub(crate) fn trusts(&self, stamp: &Stamp, first_seen: Option<Instant>) -> bool {
         stamp.is_settled_at(self.wall)
-            || first_seen.is_some_and(|seen| self.steady.saturating_duration_since(seen) > TICK)
+            || first_seen.is_some_and(|seen| self.steady.saturating_duration_since(seen) > stamp.tick())
     }
 }
 
@@ -138,5 +153,26 @@ mod tests {
         assert!(!moment.trusts(&future, None));
         assert!(!moment.trusts(&future, Some(moment.steady)));
         assert!(moment.trusts(&future, Some(moment.steady - SECOND)), "seen for longer than a tick");
+    }
+
+    #[test]
+    fn where_time_is_kept_in_seconds_a_tick_is_long() {
+        let now = SystemTime::UNIX_EPOCH + 1_000_000 * SECOND;
+        let fine = Stamp {
+            device: 1,
+            inode: 1,
+            size: 1,
+            modified: nanoseconds(1_000_000 * SECOND),
+            changed: nanoseconds(1_000_000 * SECOND) + 1,
+        };
+        let coarse = Stamp { changed: fine.modified, ..fine };
+        assert!(fine.is_settled_at(now + SECOND));
+        assert!(!coarse.is_settled_at(now + SECOND) && coarse.is_settled_at(now + 2 * SECOND));
+        assert!(!fine.is_newer_than(SECOND / 4, now + SECOND));
+        assert!(coarse.is_newer_than(SECOND / 4, now + SECOND));
+        let moment = Moment { wall: now, steady: Instant::now() + 3 * SECOND };
+        let seen = |ago: Duration| Some(moment.steady - ago);
+        assert!(moment.trusts(&fine, seen(SECOND)) && !moment.trusts(&coarse, seen(SECOND)));
+        assert!(moment.trusts(&coarse, seen(3 * SECOND)));
     }
 }

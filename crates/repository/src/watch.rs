@@ -28,17 +28,41 @@ use crate::escape::shown;
 mod file_system;
 pub use file_system::needs_polling;
 
-/// All that can change what a look finds. Reading is not told, ours or anybody's.
-const CHANGES: WatchFlags = WatchFlags::ATTRIB
-    .union(WatchFlags::CLOSE_WRITE)
-    .union(WatchFlags::CREATE)
+/// What to watch: directories, and for what.
+pub type Watch = BTreeMap<PathBuf, Interest>;
+
+/// For what a directory is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interest {
+    /// Only which names there are: a link that is followed, or the way to a directory that is watched
+    /// itself. What is written there is nobody's business, such as the log of the server beside its
+    /// repository.
+    Names,
+    /// All that can change what a look finds.
+    All,
+}
+
+const NAMES: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::DELETE_SELF)
-    .union(WatchFlags::MODIFY)
     .union(WatchFlags::MOVE)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONLYDIR)
     .union(WatchFlags::EXCL_UNLINK);
+
+/// Reading is not told, ours or anybody's.
+const ALL: WatchFlags =
+    NAMES.union(WatchFlags::ATTRIB).union(WatchFlags::CLOSE_WRITE).union(WatchFlags::MODIFY);
+
+impl Interest {
+    fn flags(self) -> WatchFlags {
+        match self {
+            // Added, because the directory may be watched for all under another path.
+            Self::Names => NAMES.union(WatchFlags::MASK_ADD),
+            Self::All => ALL,
+        }
+    }
+}
 
 /// How many bytes of events are read at once, some hundreds of events.
 const BUFFER: usize = 16 << 10;
@@ -62,7 +86,7 @@ struct Backend {
     thread: Option<JoinHandle<()>>,
     /// The watch of each directory. A directory that was replaced by another gets another number, and
     /// no number is used twice.
-    watched: BTreeMap<PathBuf, i32>,
+    watched: BTreeMap<PathBuf, (i32, Interest)>,
 }
 
 #[derive(Default)]
@@ -94,9 +118,9 @@ impl Watcher {
 
     /// Watches exactly these directories; those that do not exist are left out.
     ///
-    /// True when something was added that was not watched before, or that is another directory under
-    /// the same path: look again, for it may have changed before the watch was there.
-    pub fn set(&mut self, dirs: &BTreeSet<PathBuf>) -> bool {
+    /// True when something was added that was not watched before, or not for as much, or that is another
+    /// directory under the same path: look again, for it may have changed before the watch was there.
+    pub fn set(&mut self, dirs: &Watch) -> bool {
         if self.backend.as_ref().map_or(true, Backend::is_broken) {
             self.backend = Backend::start(&self.wake);
         }
@@ -146,23 +170,24 @@ impl Backend {
     }
 
     /// Whether anything was added, and what went wrong.
-    fn set(&mut self, dirs: &BTreeSet<PathBuf>) -> (bool, Option<String>) {
+    fn set(&mut self, dirs: &Watch) -> (bool, Option<String>) {
         let mut watched = BTreeMap::new();
         let mut trouble = None;
         let mut added = false;
-        for dir in dirs {
+        for (dir, &interest) in dirs {
             // For a directory that is watched already this gives the same number again.
-            match inotify::add_watch(&self.inotify, dir, CHANGES) {
+            match inotify::add_watch(&self.inotify, dir, interest.flags()) {
                 Ok(watch) => {
-                    added |= self.watched.get(dir) != Some(&watch);
-                    watched.insert(dir.clone(), watch);
+                    let known = |&(known, before): &(i32, Interest)| known == watch && before >= interest;
+                    added |= !self.watched.get(dir).is_some_and(known);
+                    watched.insert(dir.clone(), (watch, interest));
                 }
                 Err(err) => trouble = trouble.or(no_watch(dir, err)),
             }
         }
         // Two paths may lead to one directory, which has one watch.
-        let kept: BTreeSet<i32> = watched.values().copied().collect();
-        for watch in self.watched.values().filter(|watch| !kept.contains(watch)) {
+        let kept: BTreeSet<i32> = watched.values().map(|(watch, _)| *watch).collect();
+        for (watch, _) in self.watched.values().filter(|(watch, _)| !kept.contains(watch)) {
             // An error says that the directory is gone, and its watch with it.
             _ = inotify::remove_watch(&self.inotify, *watch);
         }

@@ -59,6 +59,7 @@ impl House {
 
     fn load(&self) -> Result<Arc<LiveVersion>, LoadError> {
         let config = Arc::new(self.config());
+        self.backend.precheck(&self.file())?;
         let opened = self.backend.open(self.file(), &config)?;
         let binding = Binding::new(&config, opened.schema())?;
         let modules = vec![(Placement { device: 0, limit: 1 }, opened.load(Device::Cpu)?)];

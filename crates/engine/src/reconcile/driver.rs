@@ -2,7 +2,7 @@
 //! writer of routes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sconce_repository::{Scanner, Version, Watcher, needs_polling};
+use sconce_repository::{Scanner, Version, Watch, Watcher, needs_polling};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -162,9 +162,9 @@ struct Driver {
     /// The roots that were not there.
     away: BTreeSet<PathBuf>,
     trouble: Option<String>,
-    /// The directories that are watched, and of one that the system tells nothing about, why.
-    watched: BTreeSet<PathBuf>,
-    not_told: Option<String>,
+    /// The directories that are watched, and why the system tells nothing of some.
+    watched: Watch,
+    not_told: BTreeMap<PathBuf, String>,
 }
 
 impl Driver {
@@ -193,8 +193,8 @@ impl Driver {
             said: BTreeSet::new(),
             away: BTreeSet::new(),
             trouble: None,
-            watched: BTreeSet::new(),
-            not_told: None,
+            watched: Watch::new(),
+            not_told: BTreeMap::new(),
         }
     }
 
@@ -215,6 +215,8 @@ impl Driver {
             while let Ok(event) = self.received.try_recv() {
                 self.take(event);
             }
+            // What has been loaded does not wait for a look.
+            self.act();
             // Whoever has just written a file and asks for it means the file as it is now.
             if !self.orders.is_empty() || self.wants_look() {
                 self.look();
@@ -284,11 +286,14 @@ impl Driver {
                 self.bell.ring(&self.events);
             }
             if snapshot.watch != self.watched {
-                let not_told = |dir: &PathBuf| needs_polling(dir).map(|why| format!("{} {why}", shown(dir)));
-                self.not_told = snapshot.watch.iter().find_map(not_told);
+                self.not_told.retain(|dir, _| snapshot.watch.contains_key(dir));
+                let new = snapshot.watch.keys().filter(|dir| !self.watched.contains_key(*dir));
+                self.not_told.extend(new.filter_map(|dir| {
+                    needs_polling(dir).map(|why| (dir.clone(), format!("{} {why}", shown(dir))))
+                }));
                 self.watched.clone_from(&snapshot.watch);
             }
-            let trouble = watcher.trouble().or_else(|| self.not_told.clone());
+            let trouble = watcher.trouble().or_else(|| self.not_told.values().next().cloned());
             if trouble != self.trouble {
                 let every = humantime(self.settings.poll_interval);
                 match &trouble {

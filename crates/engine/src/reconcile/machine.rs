@@ -199,7 +199,7 @@ impl<L: Clone> Machine<L> {
         }
         let settled = model.settling.take().is_some() && !disk.settling;
         model.settling = disk.settling.then_some(at.now + SETTLE);
-        let mut removed = false;
+        let removed;
         if follows && model.wish.instead.is_none() {
             let versions = &disk.versions;
             model.absent.retain(|version, _| !versions.contains_key(version));

@@ -4,13 +4,19 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Write},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use sconce_repository::{ModelConfig, ModelOnDisk, Version};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use sconce_repository::{ModelOnDisk, Version};
 use tempfile::TempDir;
+use tracing::{info, warn};
 
 use super::{
     machine::not_found,
@@ -21,6 +27,9 @@ use crate::text::quote;
 /// The longest path of a file that comes with an order.
 const MAX_PATH: usize = 1024;
 
+/// The directories of files are named so, and nothing else is.
+const PREFIX: &str = "sconce-files-";
+
 /// Makes overrides, and keeps what came with them in one directory, so that all of it can be removed.
 #[derive(Debug)]
 pub struct Overrides {
@@ -28,16 +37,38 @@ pub struct Overrides {
     confine_symlinks: bool,
     /// Where those go that still make one.
     place: PathBuf,
-    files: Mutex<Option<TempDir>>,
+    files: Mutex<Files>,
+}
+
+/// Where files go.
+#[derive(Debug, Default)]
+enum Files {
+    /// Nowhere yet.
+    #[default]
+    None,
+    Here(Owned),
+    /// Nowhere any more: what is still being written must not outlive the server.
+    Removed,
+}
+
+/// A directory of this process, for as long as it runs: who finds it unlocked may remove it.
+#[derive(Debug)]
+struct Owned {
+    /// Goes before its lock.
+    dir: TempDir,
+    /// Where files cannot be locked, nobody sweeps either.
+    _lock: Option<File>,
 }
 
 impl Overrides {
-    /// For the models of these repositories; files go to the system's directory for temporary files.
+    /// For the models of these repositories; files go to the system's directory for temporary files. What
+    /// servers that were killed have left there is removed.
     pub fn new(roots: Vec<PathBuf>, confine_symlinks: bool) -> Self {
         Self::in_place(roots, confine_symlinks, std::env::temp_dir())
     }
 
     fn in_place(roots: Vec<PathBuf>, confine_symlinks: bool, place: PathBuf) -> Self {
+        sweep(&place);
         Self { roots, confine_symlinks, place, files: Mutex::default() }
     }
 
@@ -69,15 +100,16 @@ impl Overrides {
         };
         let failed =
             |why: &dyn std::fmt::Display| Refused::Failed(format!("failed to load '{}': {why}", quote(name)));
-        let config = ModelConfig::from_json(config, &dir, name).map_err(|error| failed(&error))?;
         let confine = self.confine_symlinks && directory.is_none();
-        let disk = ModelOnDisk::with_config(&root, &dir, config, confine).map_err(|error| failed(&error))?;
+        let disk =
+            ModelOnDisk::with_json(&root, &dir, name, config, confine).map_err(|error| failed(&error))?;
         Ok(Override { disk: Arc::new(disk), directory })
     }
 
-    /// Removes all files that came with orders, when nothing is served from them any more.
+    /// Removes all files that came with orders, when nothing is served from them any more. No others are
+    /// taken after that.
     pub fn remove(&self) {
-        drop(self.files.lock().unwrap_or_else(PoisonError::into_inner).take());
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Files::Removed;
     }
 
     /// The repository and the directory of a model.
@@ -106,9 +138,11 @@ impl Overrides {
         }
         let unwritten = |what: &str, error: &io::Error| unwritten(name, what, &self.place, error);
         let directory = self.directory().map_err(|error| unwritten("the files", &error))?;
-        let dir = directory.path().join(name);
+        let Some(directory) = directory else {
+            return Err(Refused::NotNow("the server is shutting down".to_owned()));
+        };
         for (path, data) in paths {
-            write(&dir.join(&path), data).map_err(|error| {
+            write(directory.path(), &Path::new(name).join(&path), data).map_err(|error| {
                 let path = path.display().to_string();
                 unwritten(&format!("file '{}'", quote(&path)), &error)
             })?;
@@ -116,16 +150,76 @@ impl Overrides {
         Ok(directory)
     }
 
-    /// A new directory, that goes with its handle and with all others.
-    fn directory(&self) -> io::Result<TempDir> {
+    /// A new directory, that goes with its handle and with all others; none after they were removed.
+    fn directory(&self) -> io::Result<Option<TempDir>> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who cleans the place up may have taken the directory too.
-        if !files.as_ref().is_some_and(|files| files.path().is_dir()) {
-            *files = Some(tempfile::Builder::new().prefix("sconce-").tempdir_in(&self.place)?);
+        let within = match &*files {
+            Files::Removed => return Ok(None),
+            // Who cleans the place up may have taken the directory too.
+            Files::Here(owned) if owned.dir.path().is_dir() => TempDir::new_in(owned.dir.path()),
+            Files::Here(_) | Files::None => {
+                let owned = Owned::new(&self.place)?;
+                let within = TempDir::new_in(owned.dir.path());
+                *files = Files::Here(owned);
+                within
+            }
+        };
+        within.map(Some)
+    }
+}
+
+impl Owned {
+    fn new(place: &Path) -> io::Result<Self> {
+        loop {
+            let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place)?;
+            // Another server may have found it before it was locked, and be about to remove it.
+            let lock = lock(dir.path());
+            if !matches!(lock, Ok(None)) && dir.path().is_dir() {
+                return Ok(Self { dir, _lock: lock.ok().flatten() });
+            }
         }
-        match &*files {
-            Some(files) => TempDir::new_in(files.path()),
-            None => Err(io::Error::from(ErrorKind::NotFound)),
+    }
+}
+
+/// Locks a directory of files, unless another process has it; none if it has gone. The system lets go of
+/// the lock when the process ends, however it does.
+fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what servers of this user have left that were killed.
+fn sweep(place: &Path) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())) {
+        let is_ours = |metadata: fs::Metadata| {
+            metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw()
+        };
+        // Of the entry itself: somebody else may have laid a link there.
+        if !entry.metadata().is_ok_and(is_ours) {
+            continue;
+        }
+        let path = entry.path();
+        let removed = lock(&path).and_then(|lock| match lock {
+            Some(_lock) => fs::remove_dir_all(&path).map(|()| true),
+            None => Ok(false),
+        });
+        match removed {
+            Ok(true) => info!("removed {}, which a server that was killed has left", path.display()),
+            Ok(false) => {}
+            Err(error) => {
+                warn!(
+                    "{} was left by a server that was killed and cannot be removed: {error}",
+                    path.display()
+                );
+            }
         }
     }
 }
@@ -148,11 +242,17 @@ fn path_of(file: &str) -> Result<PathBuf, Refused> {
     Ok(Path::new(version).join(path))
 }
 
-fn write(path: &Path, data: &[u8]) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+/// Writes a file below a directory, which is not made again if it has been removed meanwhile.
+fn write(top: &Path, path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut dir = top.to_owned();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        dir.push(part);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made?,
+        }
     }
-    File::create_new(path)?.write_all(data)
+    File::create_new(top.join(path))?.write_all(data)
 }
 
 fn unwritten(name: &str, what: &str, place: &Path, error: &io::Error) -> Refused {

@@ -156,6 +156,61 @@ fn a_link_out_of_the_repository_is_not_followed_when_links_are_confined() {
 }
 
 #[test]
+fn what_a_configuration_names_is_confined_too() {
+    let here = Here::new();
+    let elsewhere = TempDir::new().unwrap();
+    fs::write(elsewhere.path().join("secret"), "of others").unwrap();
+    let labels = here.repository.path().join("m/labels.txt");
+    std::os::unix::fs::symlink(elsewhere.path().join("secret"), &labels).unwrap();
+    let config = CONFIG.replace(r#""dims": [-1]}]}"#, r#""dims": [-1], "label_filename": "labels.txt"}]}"#);
+    let roots = vec![here.repository.path().to_owned()];
+    let confined = Overrides::in_place(roots, true, here.place.path().to_owned());
+    let refused = confined.prepare("m", Some(&config), &[]);
+    let Err(Refused::Failed(text)) = refused else { panic!("{refused:?}") };
+    assert_sentence(&text, &["failed to load 'm'", "labels.txt", "leads out of the repository"]);
+    assert!(here.overrides().prepare("m", Some(&config), &[]).is_ok());
+
+    fs::remove_file(&labels).unwrap();
+    fs::write(here.repository.path().join("m/names"), "inside").unwrap();
+    std::os::unix::fs::symlink("names", &labels).unwrap();
+    assert!(confined.prepare("m", Some(&config), &[]).is_ok());
+}
+
+#[test]
+fn what_a_server_that_was_killed_has_left_is_removed_and_nothing_else() {
+    let here = Here::new();
+    let files = [file("1/model.pt", "fake\n")];
+    let running = here.overrides();
+    let made = running.prepare("m", Some(CONFIG), &files).unwrap();
+    let at = |name: &str| here.place.path().join(name);
+    fs::create_dir_all(at("sconce-files-old/x/m/1")).unwrap();
+    fs::write(at("sconce-files-old/x/m/1/model.pt"), "left").unwrap();
+    fs::create_dir(at("other")).unwrap();
+    fs::write(at("sconce-files-file"), "").unwrap();
+    std::os::unix::fs::symlink("other", at("sconce-files-link")).unwrap();
+    drop(here.overrides());
+    assert!(!at("sconce-files-old").exists());
+    assert!(made.disk.versions.values().all(|version| version.model_file().is_file()));
+    for other in ["other", "sconce-files-file", "sconce-files-link"] {
+        assert!(at(other).exists(), "{other}");
+    }
+}
+
+#[test]
+fn nothing_is_written_after_all_was_removed() {
+    let here = Here::new();
+    let overrides = here.overrides();
+    let directory = overrides.directory().unwrap().unwrap();
+    overrides.remove();
+    // As one that was still writing.
+    let late = write(directory.path(), Path::new("m/1/model.pt"), b"late").unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::NotFound);
+    let refused = overrides.prepare("m", Some(CONFIG), &[file("1/model.pt", "fake\n")]);
+    assert!(matches!(refused, Err(Refused::NotNow(_))), "{refused:?}");
+    assert_eq!(here.left(), 0);
+}
+
+#[test]
 fn a_model_in_two_repositories_is_not_guessed_at() {
     let (one, two) = (Here::new(), Here::new());
     let roots = |other: &Here| vec![one.repository.path().to_owned(), other.repository.path().to_owned()];

@@ -66,10 +66,13 @@ fn check_size(
 ) -> Result<(), ArchiveError> {
     let (size, from) = (entry.size(), entry.compressed_size());
     let is_bomb = size > SUSPICIOUS && size / MAX_RATIO > from;
-    if size <= MAX_ENTRY && !is_bomb && packed <= file_size {
-        return Ok(());
+    if size > MAX_ENTRY || is_bomb {
+        return Err(ArchiveError::Bomb { path: path.to_owned(), entry: name(entry), size, file_size });
     }
-    Err(ArchiveError::Bomb { path: path.to_owned(), entry: name(entry), size, file_size })
+    if packed > file_size {
+        return Err(ArchiveError::Overlapping { path: path.to_owned(), entry: name(entry), file_size });
+    }
+    Ok(())
 }
 
 fn not_opened(path: &Path, index: usize, err: ZipError) -> ArchiveError {

@@ -209,17 +209,18 @@ fn a_wrong_checksum_names_the_entry() {
 fn an_entry_that_is_larger_than_any_file_is_refused_unread() {
     // The sizes stand in the list of contents, 20 and 24 bytes after the start of an entry in it.
     let list = b"PK\x01\x02";
-    for (packed, unpacked) in [(None, 0xf000_0000_u32), (Some(5_000_u32), 100)] {
+    let with = |at: usize, size: u32| {
         let mut bytes = zip_of(&TORCHSCRIPT);
-        let at = bytes.windows(4).position(|window| window == list).unwrap();
-        bytes[at + 24..at + 28].copy_from_slice(&unpacked.to_le_bytes());
-        if let Some(packed) = packed {
-            bytes[at + 20..at + 24].copy_from_slice(&packed.to_le_bytes());
-        }
-        let (err, text) = verified(&bytes).expect_err("a bomb");
-        assert!(matches!(err, ArchiveError::Bomb { .. }) && !err.may_be_growing(), "{text}");
-        assert!(text.contains("its entry net/data.pkl says that it has"), "{text}");
-    }
+        let entry = bytes.windows(4).position(|window| window == list).unwrap();
+        bytes[entry + at..entry + at + 4].copy_from_slice(&size.to_le_bytes());
+        bytes
+    };
+    let (err, text) = verified(&with(24, 0xf000_0000)).expect_err("a bomb");
+    assert!(matches!(err, ArchiveError::Bomb { .. }) && !err.may_be_growing(), "{text}");
+    assert!(text.contains("its entry net/data.pkl says that it has"), "{text}");
+    let (err, text) = verified(&with(20, 5_000)).expect_err("more than there is");
+    assert!(matches!(err, ArchiveError::Overlapping { .. }) && !err.may_be_growing(), "{text}");
+    assert!(text.contains("with its entry net/data.pkl the entries together are larger"), "{text}");
 }
 
 /// How fast archives are read, for a release build:

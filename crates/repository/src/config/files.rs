@@ -2,13 +2,15 @@
 
 use std::{
     cell::RefCell,
-    fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
 use super::{Labels, error::Fault};
-use crate::escape::{one_line, shown};
+use crate::{
+    escape::{one_line, shown},
+    regular,
+};
 
 /// A configuration is written by hand; what is larger than this is some other file.
 pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -93,6 +95,13 @@ pub(crate) struct FilesRead {
     pub(crate) failed: bool,
 }
 
+impl FilesRead {
+    /// Those below a directory, by their names there.
+    pub(crate) fn below<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = &'a str> {
+        self.paths.iter().filter_map(move |path| path.strip_prefix(dir).ok()?.to_str())
+    }
+}
+
 thread_local! {
     static RECORD: RefCell<Option<FilesRead>> = const { RefCell::new(None) };
 }
@@ -123,7 +132,7 @@ fn record(path: &Path, failed: bool) {
 fn read_now(path: &Path, limit: u64) -> Result<String, String> {
     file_size(path)?;
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|err| reason(&err))?;
+    let file = regular::open(path).map_err(|err| reason(&err))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
     if bytes.len() as u64 > limit {
         return Err(format!("it is larger than {limit} bytes"));

@@ -153,7 +153,7 @@ impl ModelCache {
         let mut settling = false;
         let mut versions = BTreeMap::new();
         for (version, dir) in dirs {
-            look.paths.watch.insert(dir.clone());
+            look.paths.watch_all(&dir);
             let (found, listed) = look_in(dir, model_file, known.remove(&version), look);
             if let Some(listed) = listed {
                 settling |= look.recent.is_settling(&listed.stamp, look.now);
@@ -184,14 +184,31 @@ fn inputs<'a>(
     let mut look_at = |name: &str| {
         let found = look.paths.file(dir, name);
         if let Some(target) = found.outside {
-            let reason = format!("it {}", links::leads_out(&target));
-            refused.get_or_insert(ConfigError::Unreadable { file: dir.join(name), reason });
+            refused.get_or_insert_with(|| outside(dir.join(name), &target));
         }
         Input { name: name.to_owned(), stamp: found.stamp }
     };
     let others = others.filter(|name| !config::NAMES.contains(name));
     let files = present.iter().copied().chain(others).map(&mut look_at).collect();
     (files, refused)
+}
+
+/// The error for a file that leads out of its repository.
+pub(super) fn outside(file: PathBuf, target: &Path) -> ConfigError {
+    ConfigError::Unreadable { file, reason: format!("it {}", links::leads_out(target)) }
+}
+
+/// Reads a configuration, unless what it is read from leads out of the repository.
+pub(super) fn confined(
+    dir: &Path,
+    look: &mut Look<'_>,
+    read: impl FnOnce() -> Result<ModelConfig, ConfigError>,
+) -> Result<ModelConfig, ConfigError> {
+    let (config, read) = config::recording(read);
+    match inputs(dir, &[], read.below(dir), look).1 {
+        Some(refused) => Err(refused),
+        None => config,
+    }
 }
 
 fn stamp_of(files: &[Input], name: &str) -> Option<Stamp> {
@@ -201,8 +218,7 @@ fn stamp_of(files: &[Input], name: &str) -> Option<Stamp> {
 /// Reads a configuration; `before` are its files as they were just before that.
 fn parse(dir: &Path, name: &str, present: &[&str], before: &[Input], look: &mut Look<'_>) -> Parsed {
     let (config, read) = config::recording(|| config::load(dir, name));
-    let others = read.paths.iter().filter_map(|path| path.strip_prefix(dir).ok()?.to_str());
-    let (files, refused) = inputs(dir, present, others, look);
+    let (files, refused) = inputs(dir, present, read.below(dir), look);
     let held_still = present.iter().all(|name| stamp_of(before, name) == stamp_of(&files, name));
     // Each is asked, so that each is remembered.
     let doubtful = files.iter().filter_map(|file| file.stamp);

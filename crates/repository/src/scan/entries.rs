@@ -42,17 +42,26 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // Where the directory does not say, the entry is looked at, and may have gone.
-        let Ok(file_type) = entry.file_type() else { continue };
-        let kind = match file_type {
-            kind if kind.is_dir() => Kind::Directory,
-            kind if kind.is_symlink() => Kind::Link,
-            _ => Kind::Other,
-        };
-        entries.push(Entry { name: entry.file_name(), kind });
+        if let Some(file_type) = unless_gone(entry.file_type())? {
+            let kind = match file_type {
+                kind if kind.is_dir() => Kind::Directory,
+                kind if kind.is_symlink() => Kind::Link,
+                _ => Kind::Other,
+            };
+            entries.push(Entry { name: entry.file_name(), kind });
+        }
     }
     entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
     Ok(entries)
+}
+
+/// Where a directory does not say what an entry is, the entry is looked at, and may have gone. One that
+/// only cannot be seen at the moment must not look as if it had been removed.
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// The problems of one directory, as many of them as can be read.
@@ -106,4 +115,20 @@ pub(super) fn no_model(dir: &Path, entries: &[Entry]) -> Problem {
         }
     };
     Problem::new(dir, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn only_what_has_gone_is_left_out_of_a_directory() {
+        assert_eq!(unless_gone(Ok(1)).unwrap(), Some(1));
+        assert_eq!(unless_gone::<()>(Err(Errno::NOENT.into())).unwrap(), None);
+        for err in [Errno::IO, Errno::STALE, Errno::ACCESS] {
+            assert!(unless_gone::<()>(Err(err.into())).is_err(), "{err}");
+        }
+    }
 }

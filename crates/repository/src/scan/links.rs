@@ -1,22 +1,30 @@
 //! Names that lead through symlinks: where to, and which directories decide it.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use crate::{escape::shown, stamp::Stamp};
+use crate::{
+    escape::shown,
+    stamp::Stamp,
+    watch::{Interest, Watch},
+};
 
 /// As many links in one path as the kernel follows.
 const MAX_LINKS: u32 = 40;
+
+/// Notes that a directory is to be watched for the names in it, if not for more.
+fn watch_names(watch: &mut Watch, dir: PathBuf) {
+    watch.entry(dir).or_insert(Interest::Names);
+}
 
 /// Follows links and notes the directories in which they lie, because re-pointing a link is a change of
 /// its directory. Where there are no links this asks nothing that would not be asked anyway.
 #[derive(Debug)]
 pub(super) struct Paths {
     /// The directories whose entries decide what was seen.
-    pub(super) watch: BTreeSet<PathBuf>,
+    pub(super) watch: Watch,
     /// The real path that must not be left.
     pub(super) confine: Option<PathBuf>,
 }
@@ -46,8 +54,15 @@ impl Paths {
         let real = self.walk(PathBuf::from("/"), &path, &mut MAX_LINKS.clone());
         let places = [Some(path.as_path()), real.as_deref()];
         let parents = places.into_iter().flatten().filter_map(Path::parent);
-        self.watch.extend(parents.filter(|parent| parent.is_dir()).map(Path::to_owned));
+        for parent in parents.filter(|parent| parent.is_dir()) {
+            watch_names(&mut self.watch, parent.to_owned());
+        }
         real
+    }
+
+    /// Has a directory watched for all that changes in it.
+    pub(super) fn watch_all(&mut self, dir: &Path) {
+        self.watch.insert(dir.to_owned(), Interest::All);
     }
 
     /// Follows the link under this path, whose directory is watched already.
@@ -60,7 +75,12 @@ impl Paths {
             return Ok(());
         };
         let Some(real) = self.walk(dir, &target, &mut MAX_LINKS.clone()) else { return Ok(()) };
-        self.watch.extend(real.parent().map(Path::to_owned));
+        // A change of a file is told by the directory that the file is in, one of a directory by itself.
+        match real.parent() {
+            Some(parent) if real.is_dir() => watch_names(&mut self.watch, parent.to_owned()),
+            Some(parent) => self.watch_all(parent),
+            None => {}
+        }
         match &self.confine {
             Some(root) if !real.starts_with(root) => Err(real),
             _ => Ok(()),
@@ -80,7 +100,7 @@ impl Paths {
                 Err(Stop::Absent) => return Found::default(),
             }
             if parts.peek().is_some() {
-                self.watch.insert(path.clone());
+                self.watch_all(&path);
             }
         }
         Found { stamp: metadata.as_ref().map(Stamp::from), outside: None }
@@ -113,7 +133,7 @@ impl Paths {
                 Component::CurDir | Component::Prefix(_) => continue,
             };
             let Ok(metadata) = next.symlink_metadata() else {
-                self.watch.insert(at);
+                watch_names(&mut self.watch, at);
                 return None;
             };
             if !metadata.is_symlink() {
@@ -121,7 +141,7 @@ impl Paths {
                 continue;
             }
             *links = links.checked_sub(1)?;
-            self.watch.insert(at.clone());
+            watch_names(&mut self.watch, at.clone());
             at = self.walk(at, &fs::read_link(&next).ok()?, links)?;
         }
         Some(at)

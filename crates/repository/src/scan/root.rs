@@ -42,10 +42,14 @@ impl Root {
         Identity::of(&self.path) != self.seen
     }
 
+    /// Notes which directory it is. Before it is read: should it be replaced in between, `has_changed`
+    /// will tell.
+    pub(super) fn notice(&mut self) {
+        self.seen = Identity::of(&self.path);
+    }
+
     /// What is in it, or why it is taken for absent.
     pub(super) fn list(&mut self) -> Result<Vec<Entry>, String> {
-        // Before it is read: should it be replaced in between, `has_changed` will tell.
-        self.seen = Identity::of(&self.path);
         let entries = entries::list(&self.path).map_err(|err| unreadable(&err))?;
         if entries.iter().any(|entry| !entry.is_hidden()) {
             self.filled = self.seen;

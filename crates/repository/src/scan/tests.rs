@@ -162,9 +162,11 @@ fn the_same_root_twice_is_one() {
     let other = TempDir::new().unwrap();
     let link = other.path().join("link");
     symlink(root.path(), &link).unwrap();
-    let snapshot = scan(&[root.path().to_owned(), link.clone()]);
+    let mut scanner = Scanner::new(vec![root.path().to_owned(), link.clone()], false);
+    let snapshot = scanner.look();
     assert!(snapshot.models["m"].config.is_ok());
     assert_eq!(snapshot.problems[0].path, link);
+    assert!(!scanner.roots_changed(), "nobody has to look again for it");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     sync::mpsc::{Receiver, channel},
     time::Duration,
 };
@@ -27,7 +27,7 @@ impl Woken {
     }
 
     fn set(&mut self, dirs: &[&Path]) -> bool {
-        let added = self.watcher.set(&dirs.iter().map(|dir| dir.to_path_buf()).collect());
+        let added = self.watcher.set(&dirs.iter().map(|dir| (dir.to_path_buf(), Interest::All)).collect());
         assert_eq!(self.watcher.trouble(), None);
         added
     }
@@ -74,7 +74,7 @@ fn reading_does_not_wake() {
     let root = TempDir::new().unwrap();
     fs::write(root.path().join("model.pt"), "bytes").unwrap();
     let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();
-    inotify::add_watch(&inotify, root.path(), CHANGES).unwrap();
+    inotify::add_watch(&inotify, root.path(), ALL).unwrap();
     fs::read(root.path().join("model.pt")).unwrap();
     fs::read_dir(root.path()).unwrap().count();
     fs::write(root.path().join("written"), "").unwrap();
@@ -82,6 +82,35 @@ fn reading_does_not_wake() {
     let mut events = inotify::Reader::new(&inotify, &mut buffer);
     let first = events.next().unwrap();
     assert_eq!(first.file_name(), Some(c"written"), "events are told in order");
+}
+
+#[test]
+fn where_only_names_count_what_is_written_does_not_wake() {
+    let root = TempDir::new().unwrap();
+    let log = root.path().join("server.log");
+    fs::write(&log, "").unwrap();
+    let Woken { mut watcher, wakes } = Woken::new();
+    let for_what = |interest| Watch::from([(root.path().to_owned(), interest)]);
+    assert!(watcher.set(&for_what(Interest::Names)));
+    for line in 0..100 {
+        fs::write(&log, [line]).unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    fs::create_dir(root.path().join("model")).unwrap();
+    wakes.recv_timeout(LONG).expect("a name wakes");
+    assert!(watcher.set(&for_what(Interest::All)), "for more than before");
+    assert!(!watcher.set(&for_what(Interest::Names)), "for less than before");
+    drop(watcher);
+    assert_eq!(wakes.iter().count(), 0, "nothing else has");
+
+    // The same directory for both, under two paths.
+    let link = root.path().join("link");
+    symlink(root.path(), &link).unwrap();
+    for (one, two) in [(Interest::Names, Interest::All), (Interest::All, Interest::Names)] {
+        let mut woken = Woken::new();
+        woken.watcher.set(&Watch::from([(root.path().to_owned(), one), (link.clone(), two)]));
+        woken.is_woken_by_writes_in(root.path());
+    }
 }
 
 #[test]
