@@ -247,7 +247,7 @@ impl World {
                 Outcome::Rebound(self.make(content))
             }
             What::Load { failed: Some(bad), .. } if *bad == digest => Outcome::StillBad,
-            What::Load { .. } if !is_good(content) && !(only_verify && fails_late(content)) => {
+            What::Load { .. } if !(is_good(content) || only_verify && fails_late(content)) => {
                 Outcome::Failed(NotPassed {
                     step: if fails_late(content) { Step::Load } else { Step::Verify },
                     reason: "bad".to_owned(),
