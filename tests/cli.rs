@@ -157,6 +157,12 @@ fn what_the_command_line_does_not_know_it_says() {
     let repo = Repo::new();
     let with = |arguments: &[&str]| serve(&[&["--model-repository", text(repo.path())], arguments].concat());
     one_sentence(&with(&["--log-level", "info,=,x"]), &["--log-level", "info,sconce_engine=debug"]);
+    let ages = format!("{}s", u64::MAX);
+    for flag in ["--unload-timeout", "--missing-repository-timeout", "--drain-timeout", "--drain-delay"] {
+        let output = with(&[flag, &ages]);
+        ends(&output, 2);
+        assert!(stderr(&output).contains("at most 100 years is expected"), "{}", stderr(&output));
+    }
     one_sentence(&with(&["--max-message-size", "3GiB"]), &["--max-message-size", "2GiB"]);
     one_sentence(&with(&["--max-message-size", "0"]), &["--max-message-size"]);
     one_sentence(
@@ -401,15 +407,28 @@ fn config_check_passes_the_samples_and_names_what_is_wrong() {
     repo.file("typo/1/model.pt", "");
     repo.file("gone/config.yaml", "versions: {specific: [1, 5]}\n");
     repo.file("gone/1/model.pt", "no archive");
+    let sample = fs::read(root().join("model_repository/digits/1/model.pt")).expect("a sample");
+    repo.file("listed/1/model.pt", &sample);
+    repo.file("listed/1/manifest.yaml", format!("sha256:\n  model.pt: {}\n", "0".repeat(64)));
+    let mut corrupt = sample;
+    let middle = corrupt.len() / 2;
+    corrupt[middle] ^= 1;
+    repo.file("corrupt/1/model.pt", &corrupt);
     let output = run(&["config", "check", text(repo.path())]);
     ends(&output, 1);
     let all = stdout(&output);
-    for part in ["cut version 1: ", "typo: ", "max_batch_size", "gone version 5: there is no such directory"]
-    {
+    for part in [
+        "cut version 1: ",
+        "typo: ",
+        "max_batch_size",
+        "gone version 5: there is no such directory",
+        "but the manifest says 0000",
+        "corrupt/1/model.pt is corrupt",
+    ] {
         assert!(all.contains(part), "{part:?} is not in {all}");
     }
     assert!(!all.contains(": ok"), "{all}");
-    assert_eq!(stderr(&output), "error: 4 of the above are wrong\n");
+    assert_eq!(stderr(&output), "error: 6 of the above are wrong\n");
     let output = run(&["config", "check", "no-such-directory"]);
     ends(&output, 1);
     assert!(stdout(&output).contains("no-such-directory"), "{}", stdout(&output));

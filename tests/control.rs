@@ -1,6 +1,6 @@
 //! Loading and unloading by request: every parameter, every mode, many callers at once.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use sconce_proto::inference::{
     ModelConfigRequest, ModelReadyRequest, ModelRepositoryParameter, RepositoryIndexRequest,
@@ -244,6 +244,43 @@ async fn a_configuration_that_comes_with_an_order_counts_until_the_next() {
 }
 
 #[tokio::test]
+async fn links_that_lead_out_are_not_followed_where_they_are_confined() {
+    let (repo, elsewhere) = (Repo::new(), Repo::new());
+    repo.identity("echo/1/model.pt");
+    elsewhere.identity("out/1/model.pt");
+    let secret = elsewhere.file("secret", "of others");
+    let link = |target: &Path, name: &str| symlink(target, repo.path().join(name)).expect("a link");
+    link(&elsewhere.path().join("out"), "out");
+    repo.identity("file/1/inside.pt");
+    link(&elsewhere.path().join("out/1/model.pt"), "file/1/model.pt");
+    link(&secret, "echo/labels.txt");
+    let labelled = CONFIG.replace(
+        r#""OUTPUT__0", "data_type": "TYPE_FP32", "dims": [2]"#,
+        r#""OUTPUT__0", "data_type": "TYPE_FP32", "dims": [2], "label_filename": "labels.txt""#,
+    );
+    let config = |json: &str| [("config", StringParam(json.to_owned()))];
+    let serving = Server::start_with(repo.path(), &["--confine-symlinks"]);
+    assert_eq!(
+        [
+            ready(&serving, "echo", "").await,
+            ready(&serving, "out", "").await,
+            ready(&serving, "file", "").await
+        ],
+        [true, false, false]
+    );
+    let leads_out = ["leads out of the repository", "--confine-symlinks"];
+    for (model, json) in [("echo", labelled.as_str()), ("out", CONFIG), ("file", CONFIG)] {
+        refused(load(&serving, model, &config(json)).await, Code::InvalidArgument, &leads_out);
+    }
+    assert_eq!(echo(&serving, "echo", &[2]).await.expect("an answer"), "1");
+    let free = Server::start(repo.path());
+    for model in ["out", "file"] {
+        assert!(ready(&free, model, "").await, "{model}");
+    }
+    load(&free, "echo", &config(&labelled)).await.expect("loaded");
+}
+
+#[tokio::test]
 async fn files_that_come_with_an_order_are_served_and_removed() {
     let repo = Repo::new();
     repo.identity("model.pt");
@@ -311,7 +348,7 @@ async fn what_is_unchanged_is_not_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_hundred_contradictory_calls_at_once_each_learn_their_outcome_and_the_last_one_wins() {
+async fn a_hundred_contradictory_calls_at_once_each_learn_their_outcome_and_leave_one_of_both() {
     let repo = Repo::new();
     repo.identity("echo/1/model.pt");
     repo.identity("other/1/model.pt");
@@ -332,6 +369,11 @@ async fn a_hundred_contradictory_calls_at_once_each_learn_their_outcome_and_the_
         outcome.expect("no panic").expect("each is carried out");
         assert_eq!(echo(&server, "other", &[2]).await.expect("nobody else notices"), "1");
     }
+    // Which of them came last nobody knows; whichever it was, all agree on what it did.
+    let serves = ready(&server, "echo", "").await;
+    assert_eq!(echo(&server, "echo", &[2]).await.is_ok(), serves);
+    let row = if serves { ["echo", "1", "READY", ""] } else { ["echo", "1", "UNAVAILABLE", "unloaded"] };
+    assert_eq!(index(&server).await[0], row);
     unload(&server, "echo", &[]).await.expect("unloaded");
     assert!(!ready(&server, "echo", "").await);
     load(&server, "echo", &[]).await.expect("loaded");

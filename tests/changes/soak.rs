@@ -338,6 +338,8 @@ async fn whatever_is_written_each_answer_is_right_and_none_fails() {
     };
     let length = Duration::from_secs(number("SCONCE_SOAK_SECONDS").unwrap_or(SECONDS)) / seeds.len() as u32;
     for seed in seeds {
+        // Whatever fails, also where nothing is told of it.
+        eprintln!("SCONCE_SEED={seed}");
         Run::start(seed, &shelf).await.run(length).await;
     }
 }

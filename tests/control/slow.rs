@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use sconce_proto::inference::model_repository_parameter::ParameterChoice::{BytesParam, StringParam};
 use tonic::{Code, Request};
 
-use super::{EXPLICIT, echo, index, load, load_request, ready, unload, until};
+use super::{CONFIG, EXPLICIT, echo, index, load, load_request, ready, unload, until};
 use crate::harness::{Repo, Server};
 
 #[tokio::test]
@@ -87,4 +88,33 @@ async fn a_loading_version_is_told_and_the_earlier_one_serves() {
         seen
     })
     .await;
+}
+
+#[tokio::test]
+async fn files_are_let_go_of_when_they_are_written_and_not_when_they_are_loaded() {
+    let repo = Repo::new();
+    let budget = ["--receive-budget", "1MiB", "--max-message-size", "1MiB", "--model-load-thread-count", "2"];
+    let arguments = [&EXPLICIT[..], &budget].concat();
+    let server = Server::start_with(repo.path(), &arguments);
+    let with = |script: &str| {
+        let model = format!("{script}\n").into_bytes();
+        let rest = vec![b'x'; 700 << 10];
+        [
+            ("config", StringParam(CONFIG.to_owned())),
+            ("file:1/model.pt", BytesParam(model.into())),
+            ("file:1/rest", BytesParam(rest.into())),
+        ]
+    };
+    let slow = with("fake\nargument x tensor\nload delay 600000");
+    let loading = load(&server, "slow", &slow);
+    let other = async {
+        until("it is being loaded", async || index(&server).await.iter().any(|row| row[2] == "LOADING"))
+            .await;
+        load(&server, "other", &with("fake\nargument x tensor")).await
+    };
+    tokio::select! {
+        outcome = loading => panic!("not yet: {outcome:?}"),
+        outcome = other => outcome.expect("there is room again"),
+    }
+    assert!(ready(&server, "other", "").await);
 }

@@ -8,6 +8,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use sconce_engine::text::quote;
+use sconce_repository::{Digests, VersionOnDisk};
 
 use crate::{client, options::ServeArgs, serve};
 
@@ -90,6 +91,7 @@ fn schema() -> String {
 
 fn check(repository: PathBuf) -> anyhow::Result<()> {
     let snapshot = sconce_repository::scan(&[repository]);
+    let digests = Digests::default();
     let mut lines = String::new();
     let mut wrong = snapshot.problems.len();
     for problem in &snapshot.problems {
@@ -106,8 +108,7 @@ fn check(repository: PathBuf) -> anyhow::Result<()> {
                     lines.push_str(&format!("{}: note: {note}\n", quote(&model.name)));
                 }
                 for version in &model.wanted {
-                    let file = model.versions[version].model_file();
-                    match sconce_repository::archive::check(&file) {
+                    match check_version(&model.versions[version], &digests) {
                         Ok(()) => lines.push_str(&format!("{} version {version}: ok\n", quote(&model.name))),
                         Err(error) => {
                             wrong += 1;
@@ -128,6 +129,12 @@ fn check(repository: PathBuf) -> anyhow::Result<()> {
     print(&lines)?;
     anyhow::ensure!(wrong == 0, "{wrong} of the above {} wrong", if wrong == 1 { "is" } else { "are" });
     Ok(())
+}
+
+/// Checks a version as the server does before it is loaded.
+fn check_version(version: &VersionOnDisk, digests: &Digests) -> Result<(), String> {
+    sconce_repository::verify(version, digests).map_err(|error| error.to_string())?;
+    sconce_repository::archive::verify(&version.model_file()).map_err(|error| error.to_string())
 }
 
 fn manifest(version_dir: &Path) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use sconce_proto::inference::{
     ModelRepositoryParameter, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
     model_repository_parameter::ParameterChoice,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinError};
 use tonic::Status;
 
 use crate::{from_proto, status};
@@ -51,19 +51,24 @@ impl Control {
         Self { reconciler, overrides, writers, takes_orders: *mode != Mode::Once }
     }
 
-    /// Loads a model, and returns when it serves or is known not to.
+    /// Loads a model, and returns when it serves or is known not to. `held` are the bytes of the request,
+    /// which are let go of as soon as its files are written: loading may take long.
     pub(crate) async fn load(
         &self,
         request: RepositoryModelLoadRequest,
         deadline: Option<Instant>,
+        held: Bytes,
     ) -> Answer<()> {
         self.check(&request.repository_name, &request.model_name)?;
         let name = request.model_name;
         let Load { version, config, files } = load_parameters(request.parameters)?;
         let load = async {
             let instead = match (&config, files.is_empty()) {
-                (None, true) => None,
-                _ => Some(self.prepare(name.clone(), config, files).await?),
+                (None, true) => {
+                    drop(held);
+                    None
+                }
+                _ => Some(self.prepare(name.clone(), config, files, held).await?),
             };
             self.order(name.clone(), Order::Load { version, instead }).await
         };
@@ -112,20 +117,31 @@ impl Control {
         name: String,
         config: Option<String>,
         files: Vec<(String, Bytes)>,
+        held: Bytes,
     ) -> Answer<Override> {
-        let stopping = || Box::new(Status::unavailable("the server is shutting down"));
-        let turn = Arc::clone(&self.writers).acquire_owned().await.map_err(|_| stopping())?;
+        // It fails only when it is closed, which nobody does.
+        let turn = Arc::clone(&self.writers).acquire_owned().await.ok();
         let overrides = Arc::clone(&self.overrides);
         let prepared = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _until_written = (turn, held);
             overrides.prepare(&name, config.as_deref(), &files)
         });
-        prepared.await.map_err(|_| stopping())?.map_err(|refused| status::from_refused(&refused))
+        prepared.await.map_err(|error| unprepared(&error))?.map_err(|refused| status::from_refused(&refused))
     }
 
     async fn order(&self, name: String, order: Order) -> Answer<()> {
         self.reconciler.order(name, order).await.map_err(|refused| status::from_refused(&refused))
     }
+}
+
+/// Why nothing came of preparing a load.
+fn unprepared(error: &JoinError) -> Box<Status> {
+    Box::new(match error.is_panic() {
+        true => Status::internal(
+            "what came with the load could not be prepared: the server panicked, which is a bug; report it with its log",
+        ),
+        false => Status::unavailable("the server is shutting down"),
+    })
 }
 
 /// Binds the caller, not what it has set going.
@@ -202,4 +218,20 @@ fn unknown(name: &str, what: &str, known: &str) -> Box<Status> {
 
 fn invalid(message: String) -> Box<Status> {
     Box::new(Status::invalid_argument(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_no_shutdown() {
+        let panicked = tokio::spawn(async { panic!("on purpose") }).await.unwrap_err();
+        assert_eq!(unprepared(&panicked).code(), Code::Internal);
+        let task = tokio::spawn(std::future::pending::<()>());
+        task.abort();
+        assert_eq!(unprepared(&task.await.unwrap_err()).code(), Code::Unavailable);
+    }
 }

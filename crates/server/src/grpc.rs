@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
@@ -51,7 +52,7 @@ impl Service {
         let path = request.uri().path();
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
-                let infer = |message, deadline| self.model_infer(message, deadline);
+                let infer = async |message, deadline, _held| self.model_infer(message, deadline).await;
                 self.unary(request, wire::check_infer_request, infer).await
             }
             "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(server_live())).await,
@@ -64,11 +65,11 @@ impl Service {
             "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
             "RepositoryModelLoad" => {
-                let load = |message, deadline| self.load(message, deadline);
+                let load = |message, deadline, held| self.load(message, deadline, held);
                 self.unary(request, wire::check_control_request, load).await
             }
             "RepositoryModelUnload" => {
-                let unload = |message, deadline| self.unload(message, deadline);
+                let unload = |message, deadline, _| self.unload(message, deadline);
                 self.unary(request, wire::check_control_request, unload).await
             }
             other => wire::status(&Status::unimplemented(format!(
@@ -78,12 +79,14 @@ impl Service {
         }
     }
 
-    /// Receives the message, lets `handler` answer it, sends the answer.
+    /// Receives the message, lets `handler` answer it, sends the answer. The handler also gets the bytes
+    /// of the request: typed contents are copied out of them, and they hold their place in the budget for
+    /// as long as it keeps them.
     async fn unary<Q: Message + Default, A: Message, F: Future<Output = Answer<A>>>(
         &self,
         request: Request<Incoming>,
         check: impl FnOnce(&[u8]) -> Answer<()>,
-        handler: impl FnOnce(Q, Option<Instant>) -> F,
+        handler: impl FnOnce(Q, Option<Instant>, Bytes) -> F,
     ) -> Response<Body> {
         let (head, mut body) = request.into_parts();
         let answer = async {
@@ -101,14 +104,11 @@ impl Service {
                 }
             };
             check(&data)?;
-            // Typed contents are copied out of it; it holds their place in the budget all the same.
             let held = data.clone();
             let message = Q::decode(data).map_err(|error| {
                 Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
             })?;
-            let answer = handler(message, deadline).await?;
-            drop(held);
-            Answer::Ok((answer, packed))
+            Answer::Ok((handler(message, deadline, held).await?, packed))
         };
         match answer.await {
             Ok((answer, packed)) => {
@@ -125,7 +125,7 @@ impl Service {
         request: Request<Incoming>,
         handler: impl FnOnce(Q) -> Answer<A>,
     ) -> Response<Body> {
-        self.unary(request, |_| Ok(()), |message, _| std::future::ready(handler(message))).await
+        self.unary(request, |_| Ok(()), |message, _, _| std::future::ready(handler(message))).await
     }
 
     async fn model_infer(
@@ -146,8 +146,9 @@ impl Service {
         &self,
         request: RepositoryModelLoadRequest,
         deadline: Option<Instant>,
+        held: Bytes,
     ) -> Answer<RepositoryModelLoadResponse> {
-        self.control.load(request, deadline).await?;
+        self.control.load(request, deadline, held).await?;
         Ok(RepositoryModelLoadResponse {})
     }
 

@@ -36,6 +36,9 @@ pub(crate) enum ControlMode {
     None,
 }
 
+/// 100 years: what is longer means nothing else, and cannot be added to a point in time.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// A length of time: `500ms`, `30s`, `2m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Period(pub(crate) Duration);
@@ -44,9 +47,12 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("{error}; a length of time such as 500ms, 30s or 2m is expected"))
+        let period = humantime::parse_duration(text)
+            .map_err(|error| format!("{error}; a length of time such as 500ms, 30s or 2m is expected"))?;
+        if period > LONGEST {
+            return Err("it is too long; a length of time of at most 100 years is expected".to_owned());
+        }
+        Ok(Self(period))
     }
 }
 
