@@ -48,7 +48,9 @@ async fn names_with_odd_characters_are_names() {
 #[tokio::test]
 async fn no_name_breaks_a_line_of_the_log() {
     let name = "two\nlines\u{1b}[31m";
-    let site = Site::start(|_| {}).await;
+    let at_start = "at\nstart\u{1b}[31m";
+    let site = Site::start(|repo| publish(repo.path(), at_start, 1, &constant(1))).await;
+    site.serves(at_start, (1, 1)).await;
     publish(site.repo.path(), name, 1, &constant(1));
     site.serves(name, (1, 1)).await;
     publish(site.repo.path(), name, 2, b"broken");
