@@ -8,6 +8,7 @@
 //! - [`plan`]: which versions are to serve, and what has to be done for each of them.
 //! - [`model`]: the state of one model, and how a finished load changes it.
 //! - [`carry`]: how it carries out orders.
+//! - [`show`]: what is published of it.
 //! - [`machine`]: all of them. Pure: looks, outcomes, orders and the time go in, actions come out.
 //! - [`load`]: one load, on a thread of its own: verify, load, warm.
 //! - [`driver`]: the thread that looks, runs the machine and does what it says; the only writer of the
@@ -22,6 +23,7 @@ mod order;
 mod overriding;
 mod place;
 mod plan;
+mod show;
 
 use std::{path::PathBuf, time::Duration};
 
