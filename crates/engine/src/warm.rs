@@ -41,7 +41,7 @@ const MOST_RUNS: usize = 20;
 /// ... or it has taken so long.
 const LONGEST: Duration = Duration::from_secs(10);
 /// One run that takes longer than this does not end, as far as anybody would wait: loading goes on.
-const LONGEST_RUN: Duration = Duration::from_secs(300);
+const LONGEST_RUN: Duration = Duration::from_secs(120);
 /// How soon it is seen that nobody wants the version any more.
 const LOOK: Duration = Duration::from_millis(20);
 

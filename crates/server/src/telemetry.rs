@@ -26,7 +26,11 @@ pub(crate) fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
                  info,sconce_engine=debug is expected"
         )
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A line that nobody takes is lost, and nothing else is: told on stderr too, that would be a panic.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -172,7 +172,8 @@ impl<L: Clone> Model<L> {
             return Ok(());
         }
         if failed.is_empty() {
-            return Err(Refused::Failed(format!("failed to load '{name}', no version is available")));
+            let why = self.route().problem.map(|problem| format!(": {problem}")).unwrap_or_default();
+            return Err(Refused::Failed(format!("failed to load '{name}', no version is available{why}")));
         }
         let goes_on: Vec<String> = self.serving.keys().map(Version::to_string).collect();
         let goes_on = if goes_on.is_empty() {

@@ -295,6 +295,12 @@ impl<L: Clone> Machine<L> {
             let _ = reply.send(Err(Refused::NotNow(text)));
             return;
         }
+        if let (Order::Unload { version: None }, None, Work::Task { steps, .. }) =
+            (&order, &model.order, &model.work)
+        {
+            // Nobody needs what is being loaded.
+            steps.iter().for_each(|step| step.stop.store(true, Ordering::Relaxed));
+        }
         model.orders.push_back((order, reply));
         let name = Arc::clone(&model.name);
         self.advance(&name, at);

@@ -142,7 +142,7 @@ fn what_is_pointed_back_has_not_failed() {
 
 /// An order for other files than those of the directory.
 fn instead(name: &str, number: u64, content: usize) -> Order {
-    let on_disk = OnDisk { policy: POLICIES[0], versions: [(number, content)].into() };
+    let on_disk = OnDisk { policy: POLICIES[0], broken: false, versions: [(number, content)].into() };
     let disk = Arc::new(model_on_disk(name, &on_disk));
     Order::Load { version: None, instead: Some(Override { disk, directory: None }) }
 }
@@ -215,6 +215,34 @@ fn a_policy_that_changes_during_a_load_holds_when_it_ends() {
     world.finish(0);
     assert_eq!(world.serving("a"), [(2, 2), (3, 3)]);
     assert!(world.ever_retired.is_empty());
+}
+
+#[test]
+fn while_a_configuration_is_broken_the_earlier_one_is_in_force() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.write("a", 2, 2);
+    world.look();
+    world.finish(0);
+    world.disk.get_mut("a").unwrap().broken = true;
+    world.quiet();
+    assert_eq!(world.serving("a"), [(2, 2)]);
+    assert!(world.table["a"].problem.as_ref().unwrap().contains("broken"));
+    world.disk.get_mut("a").unwrap().versions.remove(&2);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(1, 1)], "rolled back");
+    world.write("a", 3, 3);
+    world.quiet();
+    assert_eq!(world.serving("a"), [(3, 3)], "and forward");
+}
+
+#[test]
+fn an_unload_does_not_wait_for_a_load() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.look();
+    world.order("a", Order::Unload { version: None });
+    assert!(world.loading[0].steps[0].stop.load(Ordering::Relaxed));
 }
 
 #[test]

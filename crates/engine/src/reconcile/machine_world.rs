@@ -9,7 +9,7 @@ use std::{
 };
 
 use sconce_repository::{
-    Difference, Digest, FileOnDisk, ModelConfig, Stamp, VersionOnDisk, VersionPolicy, scan,
+    ConfigError, Difference, Digest, FileOnDisk, ModelConfig, Stamp, VersionOnDisk, VersionPolicy, scan,
 };
 use tokio::sync::oneshot;
 
@@ -81,6 +81,8 @@ fn shelf() -> &'static Shelf {
 #[derive(Clone, Debug)]
 pub(super) struct OnDisk {
     pub(super) policy: &'static str,
+    /// Its configuration cannot be read.
+    pub(super) broken: bool,
     pub(super) versions: BTreeMap<u64, Content>,
 }
 
@@ -139,8 +141,11 @@ impl World {
     }
 
     pub(super) fn write(&mut self, model: &'static str, number: u64, content: Content) {
-        let on_disk =
-            self.disk.entry(model).or_insert(OnDisk { policy: POLICIES[0], versions: BTreeMap::new() });
+        let on_disk = self.disk.entry(model).or_insert(OnDisk {
+            policy: POLICIES[0],
+            broken: false,
+            versions: BTreeMap::new(),
+        });
         on_disk.versions.insert(number, content);
     }
 
@@ -357,11 +362,15 @@ pub(super) fn model_on_disk(name: &str, on_disk: &OnDisk) -> ModelOnDisk {
         name: name.to_owned(),
         dir,
         root: PathBuf::from("/root"),
-        config: Ok(config),
+        config: if on_disk.broken { Err(broken()) } else { Ok(config) },
         versions,
         wanted,
         missing,
         readable: true,
         settling: false,
     }
+}
+
+fn broken() -> ConfigError {
+    ConfigError::Unreadable { file: PathBuf::from("/root/config.yaml"), reason: "broken".to_owned() }
 }

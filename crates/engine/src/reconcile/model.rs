@@ -24,6 +24,8 @@ use crate::text::quote;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And never longer.
 const LAST_RETRY: Duration = Duration::from_secs(300);
+/// The name of a version's file where a configuration says nothing else.
+const DEFAULT_MODEL_FILE: &str = "model.pt";
 /// When to look again at a disk that was seen to change.
 const AGAIN: Duration = Duration::from_millis(50);
 /// After so many attempts at an incomplete copy nobody seems to be copying any more.
@@ -157,11 +159,22 @@ impl<L: Clone> Model<L> {
         self.settling.is_some() || self.gone.is_some() || !self.absent.is_empty()
     }
 
-    /// Compares what is wanted with what serves; `None` while the configuration is wrong, and what serves
-    /// goes on.
+    /// By which configuration it is to be served. While the one on disk is wrong, the earlier one is in
+    /// force. (Which file it names is not looked at then, unless it is the usual one.)
+    pub(super) fn config(&self) -> Option<Arc<ModelConfig>> {
+        match &self.source()?.config {
+            Ok(config) => Some(Arc::new(config.clone())),
+            Err(_) => {
+                let serving = self.serving.values().next_back().map(|serving| Arc::clone(&serving.config));
+                serving.filter(|config| config.model_file == DEFAULT_MODEL_FILE)
+            }
+        }
+    }
+
+    /// Compares what is wanted with what serves; `None` while the configuration is wrong and no earlier one
+    /// is in force.
     pub(super) fn plan(&self, now: Instant, force: bool) -> Option<(Arc<ModelConfig>, Plan<L>)> {
-        let source = self.source()?;
-        let config = Arc::new(source.config.as_ref().ok()?.clone());
+        let (source, config) = (self.source()?, self.config()?);
         let known = Known { serving: &self.serving, failed: &self.failed, now, force };
         let plan = plan::plan(source, &config, &self.wish, &known);
         Some((config, plan))
@@ -245,8 +258,7 @@ impl<L: Clone> Model<L> {
         let Work::Task { steps, count, config, .. } = std::mem::replace(&mut self.work, Work::Nothing) else {
             return finished;
         };
-        let now = self.source().and_then(|source| source.config.as_ref().ok());
-        finished.outdated = now.is_none_or(|now| config.difference(now) != Difference::None)
+        finished.outdated = self.config().is_none_or(|now| config.difference(&now) != Difference::None)
             || steps.iter().any(|step| step.stop.load(Ordering::Relaxed));
         self.record(&steps, &outcomes, &config, at);
         self.made_room = false;
@@ -342,10 +354,8 @@ impl<L: Clone> Model<L> {
     /// Whether what was loaded is still what is there, so that nothing is published that was removed or
     /// replaced meanwhile.
     fn is_wanted(&self, version: Version, files: &VersionOnDisk, config: &ModelConfig) -> bool {
-        self.source().is_some_and(|source| {
-            source.versions.get(&version) == Some(files)
-                && source.config.as_ref().is_ok_and(|now| config.difference(now) != Difference::Reload)
-        })
+        self.source().is_some_and(|source| source.versions.get(&version) == Some(files))
+            && self.config().is_some_and(|now| config.difference(&now) != Difference::Reload)
     }
 
     /// Keeps in mind what failed, and forgets it where it passed.
@@ -428,9 +438,7 @@ impl<L: Clone> Model<L> {
 
     /// When something that failed is to be tried again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        let can = matches!(self.work, Work::Nothing)
-            && !self.waits()
-            && self.source().is_some_and(|source| source.config.is_ok());
+        let can = matches!(self.work, Work::Nothing) && !self.waits() && self.config().is_some();
         if !can {
             return None;
         }

@@ -149,7 +149,7 @@ pub(super) fn plan<L: Clone>(
     wish: &Wish,
     known: &Known<'_, L>,
 ) -> Plan<L> {
-    let (candidates, count) = candidates(source, wish);
+    let (candidates, count) = candidates(source, &config.version_policy, wish);
     let mut steps = Vec::new();
     let wanted = !candidates.is_empty() || wish.policy && !source.missing.is_empty();
     let mut doubtful = BTreeSet::new();
@@ -178,21 +178,27 @@ pub(super) fn wants_nothing(source: Option<&Arc<ModelOnDisk>>, wish: &Wish) -> b
     let refused = wish.versions.values().any(|wanted| !wanted);
     match source {
         _ if !wish.policy => !asked,
-        Some(source) => refused && source.config.is_ok() && candidates(source, wish).0.is_empty(),
+        Some(source) => source
+            .config
+            .as_ref()
+            .is_ok_and(|config| refused && candidates(source, &config.version_policy, wish).0.is_empty()),
         None => false,
     }
 }
 
 /// The versions that may be served, in order of preference, each with whether it was asked for by number,
 /// and how many are wanted. `latest: n` is the n highest that pass: a bad one holds back no good one.
-fn candidates(source: &ModelOnDisk, wish: &Wish) -> (Vec<(Version, bool)>, usize) {
-    let policy = source.config.as_ref().ok().map(|config| &config.version_policy).filter(|_| wish.policy);
+fn candidates(source: &ModelOnDisk, policy: &VersionPolicy, wish: &Wish) -> (Vec<(Version, bool)>, usize) {
     let (mut chosen, count): (Vec<Version>, usize) = match policy {
-        None => (Vec::new(), 0),
-        Some(VersionPolicy::Latest(count)) => {
+        _ if !wish.policy => (Vec::new(), 0),
+        VersionPolicy::Latest(count) => {
             (source.versions.keys().rev().copied().collect(), count.get() as usize)
         }
-        Some(VersionPolicy::All | VersionPolicy::Specific(_)) => (source.wanted.clone(), source.wanted.len()),
+        VersionPolicy::All | VersionPolicy::Specific(_) => {
+            let wanted = policy.select(source.versions.keys().copied());
+            let count = wanted.len();
+            (wanted, count)
+        }
     };
     for (&version, &wanted) in &wish.versions {
         if !wanted {

@@ -6,7 +6,7 @@ use sconce_repository::ModelOnDisk;
 
 use super::{
     model::{Model, Work},
-    plan::{self, What},
+    plan::{self, TaskStep, What},
 };
 use crate::table::{Route, State};
 
@@ -40,7 +40,12 @@ impl<L: Clone> Model<L> {
         }
         route.versions.extend(self.draining.keys().map(|version| (*version, State::Unloading)));
         if let Work::Task { steps, .. } = &self.work {
-            let loading = steps.iter().filter(|step| matches!(step.what, What::Load { .. }));
+            // What is tried again has failed, until it has not.
+            let again = |step: &&TaskStep<L>| {
+                self.failed.get(&step.version).is_some_and(|failed| failed.files == step.files)
+            };
+            let loads = steps.iter().filter(|step| matches!(step.what, What::Load { .. }));
+            let loading = loads.filter(|step| !again(step));
             route.versions.extend(loading.map(|step| (step.version, State::Loading)));
         }
         let ready =
