@@ -15,6 +15,20 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
+/// A sentence that may name a path, fit for a line of a log: no character of it ends the line or moves
+/// the cursor.
+pub(crate) fn line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            line.extend(char.escape_debug());
+        } else {
+            line.push(char);
+        }
+    }
+    line
+}
+
 /// Names for a message: a model may have thousands, and a message has a bound.
 pub(crate) fn list_text<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut quoted: Vec<String> = names.take(NAMED + 1).map(|name| format!("'{}'", quote(name))).collect();

@@ -372,5 +372,5 @@ pub(super) fn model_on_disk(name: &str, on_disk: &OnDisk) -> ModelOnDisk {
 }
 
 fn broken() -> ConfigError {
-    ConfigError::Unreadable { file: PathBuf::from("/root/config.yaml"), reason: "broken".to_owned() }
+    ConfigError::Unreadable { file: PathBuf::from("config.yaml"), reason: "broken".to_owned() }
 }

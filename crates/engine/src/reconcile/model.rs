@@ -18,7 +18,7 @@ use super::{
     plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
 };
 use crate::table::{Failure, Step};
-use crate::text::quote;
+use crate::text::{line, quote};
 
 /// Between the first two attempts at one content; twice as long after each.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -401,7 +401,7 @@ impl<L: Clone> Model<L> {
         let next = retries.then_some(delay);
         self.log_failure(step.version, not_passed, attempts, next);
         let shown = Failure {
-            reason: reason.clone(),
+            reason: line(reason),
             step: *stage,
             attempts,
             last: at.wall,
@@ -420,7 +420,7 @@ impl<L: Clone> Model<L> {
     /// A line for each attempt, but for a copy that is still going on: one when it is first seen, and one
     /// when nobody seems to be copying any more.
     fn log_failure(&self, version: Version, not_passed: &NotPassed, attempts: u32, next: Option<Duration>) {
-        let NotPassed { step, reason, .. } = not_passed;
+        let (step, reason) = (&not_passed.step, line(&not_passed.reason));
         let (model, serves) = (&self.name, self.serving.contains_key(&version));
         let serves = if serves { ", its earlier content serves on" } else { "" };
         if *step == Step::Copy && attempts != WARN_INCOMPLETE {
