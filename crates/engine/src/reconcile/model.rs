@@ -24,8 +24,6 @@ use crate::text::{line, quote};
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And never longer.
 const LAST_RETRY: Duration = Duration::from_secs(300);
-/// The name of a version's file where a configuration says nothing else.
-const DEFAULT_MODEL_FILE: &str = "model.pt";
 /// When to look again at a disk that was seen to change.
 const AGAIN: Duration = Duration::from_millis(50);
 /// After so many attempts at an incomplete copy nobody seems to be copying any more.
@@ -159,16 +157,9 @@ impl<L: Clone> Model<L> {
         self.settling.is_some() || self.gone.is_some() || !self.absent.is_empty()
     }
 
-    /// By which configuration it is to be served. While the one on disk is wrong, the earlier one is in
-    /// force. (Which file it names is not looked at then, unless it is the usual one.)
+    /// By which configuration it is to be served; `None` while the one on disk is wrong.
     pub(super) fn config(&self) -> Option<Arc<ModelConfig>> {
-        match &self.source()?.config {
-            Ok(config) => Some(Arc::new(config.clone())),
-            Err(_) => {
-                let serving = self.serving.values().next_back().map(|serving| Arc::clone(&serving.config));
-                serving.filter(|config| config.model_file == DEFAULT_MODEL_FILE)
-            }
-        }
+        Some(Arc::new(self.source()?.config.as_ref().ok()?.clone()))
     }
 
     /// Compares what is wanted with what serves; `None` while the configuration is wrong and no earlier one
