@@ -34,6 +34,8 @@ async fn new_versions_take_over_and_nobody_sees_the_server_unready() {
     fs::remove_dir_all(site.path("m/4")).unwrap();
     site.serves("m", (3, 13)).await;
     watch.end().await;
+    // While it still answers what it has accepted, new requests are told so.
+    site.settled().await;
     refused(site.ask("m", "4").await, Code::NotFound, &["'m' version 4 is not found"]);
 }
 

@@ -162,8 +162,7 @@ impl<L: Clone> Model<L> {
         Some(Arc::new(self.source()?.config.as_ref().ok()?.clone()))
     }
 
-    /// Compares what is wanted with what serves; `None` while the configuration is wrong and no earlier one
-    /// is in force.
+    /// Compares what is wanted with what serves; `None` while the configuration is wrong.
     pub(super) fn plan(&self, now: Instant, force: bool) -> Option<(Arc<ModelConfig>, Plan<L>)> {
         let (source, config) = (self.source()?, self.config()?);
         let known = Known { serving: &self.serving, failed: &self.failed, now, force };
