@@ -1,6 +1,8 @@
 //! Everything that can go wrong with a request, one variant per situation. The server's
 //! `status.rs` is the only place that turns them into gRPC codes.
 
+use std::time::Duration;
+
 use sconce_repository::Version;
 
 /// Why a request was not answered.
@@ -41,13 +43,36 @@ pub enum Error {
     /// The request is wrong and will be wrong again.
     #[error("{0}")]
     InvalidInput(String),
-    /// The model's queue is full.
+    /// The model's queue is full. The first words are Triton's.
     #[error("Exceeds maximum queue size: {limit} requests wait for model '{model}'; retry later")]
     QueueFull {
         /// The model's name.
         model: String,
         /// How many may wait.
         limit: usize,
+        /// When it is likely that another would be taken, where that is known.
+        retry_after: Option<Duration>,
+    },
+    /// All requests that wait, of all models, take as much memory as they may.
+    #[error(
+        "Exceeds maximum queue size: the requests that wait for models take up to {limit} bytes, and this one has \
+         {size}; retry later"
+    )]
+    QueuesFull {
+        /// How many bytes may wait.
+        limit: usize,
+        /// How many this request has.
+        size: usize,
+        /// When it is likely that another would be taken, where that is known.
+        retry_after: Option<Duration>,
+    },
+    /// It waited as long as its own timeout or its model's queue policy allows. The first words are Triton's.
+    #[error("Request timeout expired: it waited {} ms for model '{model}'", waited.as_millis())]
+    QueueTimeout {
+        /// The model's name.
+        model: String,
+        /// How long it waited.
+        waited: Duration,
     },
     /// The caller's deadline passed before the answer was there.
     #[error("Deadline Exceeded: the request's deadline passed {stage}")]

@@ -3,13 +3,14 @@
 
 use std::{
     future::{Future, poll_fn},
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::Poll,
 };
 
 use sconce_repository::{
-    Availability, ConfigSource, ModelConfig, TensorConfig, Version, VersionPolicy, Warmup,
+    Availability, Batching, ConfigSource, ModelConfig, Queueing, TensorConfig, Version, VersionPolicy, Warmup,
 };
 
 use crate::{
@@ -38,6 +39,9 @@ pub(crate) fn config(
         outputs,
         version_policy: VersionPolicy::default(),
         instances: Vec::new(),
+        batching: (max_batch_size > 0).then(Batching::default),
+        queue: Queueing::default(),
+        weight: NonZeroU32::MIN,
         availability: Availability::default(),
         warmup: Warmup::default(),
         model_file: "model.pt".to_owned(),

@@ -41,6 +41,11 @@ pub struct Request {
     pub outputs: Vec<Wanted>,
     /// When the answer is worth nothing any more.
     pub deadline: Option<Instant>,
+    /// Its priority, 1 for the highest; 0 for the model's default.
+    pub priority: u64,
+    /// How long it may wait, where the model's queue policy lets requests say so; zero for as long as the
+    /// policy says.
+    pub timeout: Duration,
 }
 
 /// Between two lines of the log on failures of one version.
@@ -222,7 +227,7 @@ impl LiveVersion {
     fn refused(&self, refusal: Refusal) -> Error {
         let model = self.model.to_string();
         match refusal {
-            Refusal::Full { limit } => Error::QueueFull { model, limit },
+            Refusal::Full { limit } => Error::QueueFull { model, limit, retry_after: None },
             Refusal::Gone => Error::NotReady {
                 model,
                 version: self.version.to_string(),

@@ -45,7 +45,7 @@ async fn a_full_queue_is_an_answer() {
     for sent in 1..=QUEUE_LIMIT {
         calls.push(waiting(&model, request(sent as f32)).await);
     }
-    let full = Error::QueueFull { model: "m".to_owned(), limit: QUEUE_LIMIT };
+    let full = Error::QueueFull { model: "m".to_owned(), limit: QUEUE_LIMIT, retry_after: None };
     assert_eq!(model.infer(request(-1.0)).await.unwrap_err(), full);
     // Whoever leaves makes room.
     drop(calls.pop());
@@ -234,7 +234,7 @@ async fn classes_by_request() {
     let ask = |classes| Request {
         inputs: vec![input("x", floats(&[2, 3], &[0.5, 2.0, 1.0, 3.0, 0.0, 9.0]))],
         outputs: vec![Wanted { name: "scores".to_owned(), classes }],
-        deadline: None,
+        ..Request::default()
     };
     let top = model.infer(ask(2)).await.unwrap().remove(0).tensor;
     let shown: Vec<_> = strings(top.bytes()).map(|text| std::str::from_utf8(text).unwrap()).collect();

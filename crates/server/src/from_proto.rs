@@ -65,7 +65,7 @@ pub(crate) fn infer_request(request: ModelInferRequest, deadline: Option<Instant
             Ok(Wanted { name: output.name, classes })
         })
         .collect::<Result<_>>()?;
-    Ok(Request { inputs, outputs, deadline })
+    Ok(Request { inputs, outputs, deadline, ..Request::default() })
 }
 
 /// The request parameters that mean something, checked; others are a client's own and allowed.

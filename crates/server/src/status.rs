@@ -12,8 +12,8 @@ pub(crate) fn from_error(error: &Error) -> Box<Status> {
         }
         Error::InvalidInput(_) => Status::invalid_argument(text),
         Error::NotReady { .. } => Status::unavailable(text),
-        Error::QueueFull { .. } => Status::resource_exhausted(text),
-        Error::DeadlineExceeded { .. } => Status::deadline_exceeded(text),
+        Error::QueueFull { .. } | Error::QueuesFull { .. } => Status::resource_exhausted(text),
+        Error::DeadlineExceeded { .. } | Error::QueueTimeout { .. } => Status::deadline_exceeded(text),
         Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. } => Status::internal(text),
     })
 }

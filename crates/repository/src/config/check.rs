@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
-    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_warmup,
+    Batching, ConfigSource, InstanceGroup, InstanceKind, ModelConfig, Queueing, TensorConfig, check_warmup,
     error::Fault,
     files,
     raw::{RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawVersions},
@@ -89,6 +89,10 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         outputs: outputs(raw.outputs, dir, words)?,
         version_policy: version_policy(raw.versions, words)?,
         instances: instances(raw.instances, words)?,
+        // A model that keeps state gives answers that depend on who was run together.
+        batching: (raw.max_batch_size > 0 && !raw.stateful).then(Batching::default),
+        queue: Queueing::default(),
+        weight: NonZeroU32::MIN,
         availability: raw.availability,
         warmup,
         model_file: raw.model_file,

@@ -35,6 +35,9 @@ impl ModelConfig {
             outputs,
             version_policy,
             instances,
+            batching,
+            queue,
+            weight,
             availability,
             warmup,
             model_file,
@@ -62,6 +65,9 @@ impl ModelConfig {
         }
         let same_service = *version_policy == new.version_policy
             && *instances == new.instances
+            && *batching == new.batching
+            && *queue == new.queue
+            && *weight == new.weight
             && *availability == new.availability
             && *warmup == new.warmup
             && *threads == new.threads

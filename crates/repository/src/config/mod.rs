@@ -5,6 +5,7 @@
 //! - `check`: the one way from `raw` to [`ModelConfig`], with `check_warmup`, `shape` and `files` for its
 //!   details.
 //! - `warmup`: what a version is run with before it serves.
+//! - `scheduling`: how requests wait, and how they are joined into batches.
 //! - `difference`: what a change of it asks for.
 //! - `error` and `hint`: what was wrong, and what was meant.
 
@@ -16,6 +17,7 @@ mod files;
 mod hint;
 mod pbtxt;
 mod raw;
+mod scheduling;
 mod shape;
 mod warmup;
 mod yaml;
@@ -37,6 +39,7 @@ use error::Fault;
 pub use error::{ConfigError, Place};
 pub(crate) use files::{read as read_text, recording};
 use raw::RawConfig;
+pub use scheduling::{Batching, OnTimeout, QueuePolicy, Queueing};
 pub use warmup::{Warmup, WarmupData, WarmupInput, WarmupSample};
 
 /// The checked configuration of a model.
@@ -57,6 +60,13 @@ pub struct ModelConfig {
     pub version_policy: VersionPolicy,
     /// Where the model may run and how many of its runs at once; empty for the default placement.
     pub instances: Vec<InstanceGroup>,
+    /// How requests are joined into batches; `None` runs each on its own.
+    pub batching: Option<Batching>,
+    /// How requests wait.
+    pub queue: Queueing,
+    /// The model's share of a device beside others that compete for it: one of weight 2 gets twice the
+    /// time of one of weight 1.
+    pub weight: NonZeroU32,
     /// What is done first when a version takes the place of another.
     pub availability: Availability,
     /// What a version is run with before it serves.
