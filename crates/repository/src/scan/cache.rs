@@ -27,6 +27,9 @@ pub(super) struct Recent {
     still: HashMap<Stamp, Instant>,
 }
 
+/// How many times longer an empty file is taken for half written.
+const EMPTY: u32 = 20;
+
 impl Recent {
     pub(super) fn new(settle: Duration) -> Self {
         Self { settle, seen: HashMap::new(), still: HashMap::new() }
@@ -43,10 +46,12 @@ impl Recent {
     }
 
     /// Whether a file is so young that it may be half written. One that is dated in the future is
-    /// settled when it has been seen for as long as that.
+    /// settled when it has been seen for as long as that. An empty one is believed much later: whoever
+    /// writes a file anew empties it first, and may be held up before the first byte.
     fn is_settling(&mut self, stamp: &Stamp, now: Moment) -> bool {
-        stamp.is_newer_than(self.settle, now.wall)
-            && now.steady.saturating_duration_since(self.first_seen(stamp, now)) < self.settle
+        let settle = if stamp.size() == 0 { self.settle * EMPTY } else { self.settle };
+        stamp.is_newer_than(settle, now.wall)
+            && now.steady.saturating_duration_since(self.first_seen(stamp, now)) < settle
     }
 
     fn first_seen(&mut self, stamp: &Stamp, now: Moment) -> Instant {

@@ -69,6 +69,28 @@ fn what_is_half_written_does_not_replace_what_is_at_rest() {
 }
 
 #[test]
+fn an_empty_file_is_taken_for_half_written_for_longer() {
+    let root = root(&["m/1/", "m/config.yaml=threads: 1"]);
+    let config = root.path().join("m/config.yaml");
+    let mut scanner = calm(&root);
+    scanner.look();
+    let write = |text: &str| {
+        fs::write(&config, text).unwrap();
+        let file = File::options().write(true).open(&config).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(900)).unwrap();
+    };
+    scanner.recent.settle = Duration::from_secs(100);
+    write("");
+    let emptied = scanner.look();
+    assert_eq!((threads(&emptied), emptied.models["m"].settling), (Some(1), true));
+    write("threads: 2");
+    assert_eq!(threads(&scanner.look()), Some(2), "it is old enough");
+    scanner.recent.settle = Duration::from_secs(10);
+    write("");
+    assert_eq!(threads(&scanner.look()), None, "it is old enough to be meant");
+}
+
+#[test]
 fn a_file_that_an_editor_replaces_is_not_gone() {
     let root = root(&["m/1/", "m/config.yaml=threads: 1"]);
     let (config, backup) = (root.path().join("m/config.yaml"), root.path().join("m/config.yaml~"));
