@@ -62,6 +62,9 @@ pub enum RunError {
     /// It was given or returned something that it cannot be asked for; one line.
     #[error("{0}")]
     Output(String),
+    /// The device can run nothing any more, whatever it is given; one line.
+    #[error("{0}")]
+    Device(String),
 }
 
 /// A runtime that runs models.
@@ -121,9 +124,9 @@ pub trait Module: Send + Sync {
     fn runner(&self) -> Result<Box<dyn Runner>, LoadError>;
 }
 
-/// Runs batches, one at a time.
+/// Makes runs, one at a time.
 pub trait Runner: Send {
-    /// Runs `calls` and completes `done`, here or later on a thread of its own, but not before the
-    /// device has finished with the outputs.
-    fn run(&mut self, calls: Vec<Call>, done: Done);
+    /// Runs `call`, which may be several requests' joined, and completes `done`, here or later on a thread
+    /// of its own, but not before the device has finished with the outputs.
+    fn run(&mut self, call: Call, done: Done);
 }

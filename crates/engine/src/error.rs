@@ -96,6 +96,14 @@ pub enum Error {
         /// What, and what was expected.
         message: String,
     },
+    /// The device on which it ran, or on which alone it could run, can run nothing any more.
+    #[error("model '{model}' cannot be run: its device has failed: {message}")]
+    DeviceLost {
+        /// The model's name.
+        model: String,
+        /// What the device's runtime said, one line.
+        message: String,
+    },
     /// A bug of ours or of a backend: the worker gave no answer.
     #[error("the worker that ran model '{model}' stopped without an answer; this is a bug, see the log")]
     WorkerLost {

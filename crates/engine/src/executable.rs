@@ -22,8 +22,8 @@ use crate::{
 pub struct Executable {
     pub(crate) name: Arc<str>,
     pub(crate) version: Version,
-    /// Threads per run, when its configuration says so.
-    pub(crate) threads: Option<usize>,
+    /// The sizes of batches that it is run with, ascending; empty for all.
+    pub(crate) allowed_sizes: Vec<usize>,
     places: Vec<(Placement, Arc<Place>)>,
     /// Told when this is dropped. The last field: by then the places are gone, or another's.
     farewells: Mutex<Vec<Farewell>>,
@@ -37,7 +37,7 @@ impl Executable {
     pub fn new(
         name: Arc<str>,
         version: Version,
-        threads: Option<usize>,
+        allowed_sizes: Vec<usize>,
         modules: Vec<(Placement, Arc<dyn Module>)>,
         reaper: &Reaper,
     ) -> Result<Self, LoadError> {
@@ -48,12 +48,12 @@ impl Executable {
                 Ok((placement, Arc::new(place)))
             })
             .collect::<Result<_, LoadError>>()?;
-        Ok(Self { name, version, threads, places, farewells: Mutex::default() })
+        Ok(Self { name, version, allowed_sizes, places, farewells: Mutex::default() })
     }
 
-    /// The same weights and runners with other limits and threads; `None` where the devices are not
-    /// the same ones, so that weights would have to be loaded or dropped.
-    pub fn with(&self, placements: &[Placement], threads: Option<usize>) -> Option<Self> {
+    /// The same weights and runners with other limits; `None` where the devices are not the same ones, so
+    /// that weights would have to be loaded or dropped.
+    pub fn with(&self, placements: &[Placement], allowed_sizes: Vec<usize>) -> Option<Self> {
         if placements.len() != self.places.len() {
             return None;
         }
@@ -65,12 +65,11 @@ impl Executable {
             place.trim(placement.limit);
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        Some(Self { name, version: self.version, threads, places, farewells })
+        Some(Self { name, version: self.version, allowed_sizes, places, farewells })
     }
 
     /// The same weights on one of the devices, for warming: with a runner of its own, because those of
-    /// a model that keeps state must not have run before the first request; one run at a time, on one
-    /// thread, so that traffic is disturbed least.
+    /// a model that keeps state must not have run before the first request.
     ///
     /// # Errors
     /// When no runner can be made.
@@ -83,7 +82,12 @@ impl Executable {
             places.push((Placement { device, limit: 1 }, Arc::new(own)));
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        Ok(Self { name, version: self.version, threads: Some(1), places, farewells })
+        Ok(Self { name, version: self.version, allowed_sizes: Vec::new(), places, farewells })
+    }
+
+    /// How many rows a batch of so many is run with.
+    pub(crate) fn padded(&self, rows: usize) -> usize {
+        self.allowed_sizes.iter().copied().find(|size| *size >= rows).unwrap_or(rows)
     }
 
     /// The devices where it may run, by their indices.
@@ -175,9 +179,9 @@ pub(crate) struct Lent<'a> {
 }
 
 impl Lent<'_> {
-    pub(crate) fn run(mut self, calls: Vec<Call>, done: Done) {
+    pub(crate) fn run(mut self, call: Call, done: Done) {
         if let Some(runner) = &mut self.runner {
-            runner.run(calls, done);
+            runner.run(call, done);
         }
         self.place.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(self.runner.take());
         self.place.trim(self.limit);

@@ -10,6 +10,8 @@
 //! delay MILLISECONDS      every run takes that long
 //! fail MESSAGE            every run throws
 //! panic                   every run panics
+//! poison NUMBER           a run throws that has this FP32 in a tensor
+//! lose NUMBER             with this FP32 in a tensor the device is lost
 //! gate                    every run waits for `Fake::open_gate`
 //! load delay MILLISECONDS loading takes that long
 //! load fail MESSAGE       loading fails
@@ -61,6 +63,8 @@ struct Seen {
     most_at_once: usize,
     /// Thread counts that runs were given.
     threads: BTreeSet<usize>,
+    /// The first dimension of each run's first tensor.
+    rows: Vec<i64>,
     load_gate_open: bool,
     /// Loads that wait at their gate or have passed it.
     at_load_gate: usize,
@@ -83,8 +87,9 @@ impl Stage {
     }
 
     /// Counts a run as running until the guard is dropped.
-    fn enter(&self, device: Device) -> Running<'_> {
+    fn enter(&self, device: Device, call: &Call) -> Running<'_> {
         let mut seen = self.seen();
+        seen.rows.extend(tensors(call).next().and_then(|tensor| tensor.shape.first()));
         *seen.started.entry(device).or_default() += 1;
         seen.running += 1;
         seen.most_at_once = seen.most_at_once.max(seen.running);
@@ -148,6 +153,11 @@ impl Fake {
     /// The thread counts that runs were given.
     pub fn threads(&self) -> BTreeSet<usize> {
         self.stage.seen().threads.clone()
+    }
+
+    /// The first dimension of the first tensor of each run that has begun.
+    pub fn rows(&self) -> Vec<i64> {
+        self.stage.seen().rows.clone()
     }
 
     /// Lets all loads through that wait at their gate, and those to come.
@@ -269,6 +279,8 @@ struct Script {
     load_delay: Duration,
     load_fail: Option<String>,
     load_gate: bool,
+    poison: Option<f32>,
+    lose: Option<f32>,
 }
 
 impl Script {
@@ -284,9 +296,7 @@ impl Script {
             match word {
                 "argument" => script.schema.arguments.push(argument(rest)?),
                 "delay" => script.delay = millis(line, rest)?,
-                "value" => {
-                    script.value = Some(rest.parse().map_err(|_| format!("`{line}`: a number is expected"))?);
-                }
+                "value" => script.value = Some(number(line, rest)?),
                 "load" => match rest.split_once(' ').unwrap_or((rest, "")) {
                     ("delay", time) => script.load_delay = millis(line, time)?,
                     ("fail", message) => script.load_fail = Some(message.to_owned()),
@@ -296,12 +306,18 @@ impl Script {
                 "end" => {}
                 "fail" => script.fail = Some(rest.to_owned()),
                 "panic" => script.panic = true,
+                "poison" => script.poison = Some(number(line, rest)?),
+                "lose" => script.lose = Some(number(line, rest)?),
                 "gate" => script.gate = true,
                 _ => return Err(format!("`{line}` is no line of a scripted model")),
             }
         }
         Ok(script)
     }
+}
+
+fn number(line: &str, text: &str) -> Result<f32, String> {
+    text.parse().map_err(|_| format!("`{line}`: a number is expected"))
 }
 
 fn millis(line: &str, text: &str) -> Result<Duration, String> {
@@ -368,20 +384,39 @@ impl Module for FakeModule {
 }
 
 impl Runner for FakeModule {
-    fn run(&mut self, calls: Vec<Call>, done: Done) {
-        let running = self.stage.enter(self.device);
+    fn run(&mut self, call: Call, done: Done) {
+        let running = self.stage.enter(self.device, &call);
         if self.script.gate {
             self.stage.wait_until(|seen| seen.gate_open);
         }
         thread::sleep(self.script.delay);
         assert!(!self.script.panic, "the script says panic");
         drop(running);
-        done.complete(calls.into_iter().map(|call| match (&self.script.fail, self.script.value) {
+        if self.script.lose.is_some_and(|number| holds(&call, number)) {
+            return done.complete(Err(RunError::Device("an illegal memory access".to_owned())));
+        }
+        if self.script.poison.is_some_and(|number| holds(&call, number)) {
+            return done.complete(Err(RunError::Model("it is poison".to_owned())));
+        }
+        done.complete(match (&self.script.fail, self.script.value) {
             (Some(message), _) => Err(RunError::Model(message.clone())),
             (None, Some(value)) => Ok(Output::Tuple(vec![(None, one(value))])),
             (None, None) => Ok(Output::Tuple(call.arguments.into_iter().flat_map(echo).collect())),
-        }));
+        });
     }
+}
+
+/// The tensors that are arguments.
+fn tensors(call: &Call) -> impl Iterator<Item = &Tensor> {
+    call.arguments.iter().filter_map(|argument| match argument {
+        Arg::Tensor(tensor) => Some(tensor),
+        _ => None,
+    })
+}
+
+fn holds(call: &Call, number: f32) -> bool {
+    let is = |four: &[u8]| four == number.to_le_bytes();
+    tensors(call).any(|tensor| tensor.bytes().chunks(4).any(is))
 }
 
 fn one(value: f32) -> Output {

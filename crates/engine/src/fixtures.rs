@@ -19,8 +19,8 @@ use crate::{
     binding::Binding,
     check::Input,
     fake::Fake,
-    model::{LiveVersion, NamedOutput, Request},
-    pool::{Executable, Pool},
+    model::{LiveVersion, NamedOutput, Request, allowed_sizes},
+    pool::{Executable, Pool, PoolSettings},
     reaper::Reaper,
     scheduler::Placement,
     schema::{Argument, ArgumentKind, Return, Schema},
@@ -149,9 +149,13 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) fn new(cores: usize, gpus: u32) -> Self {
+        Self::with(PoolSettings::new(cores), gpus)
+    }
+
+    pub(crate) fn with(settings: PoolSettings, gpus: u32) -> Self {
         let fake = Arc::new(Fake::new(gpus));
         let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, cores, cores).unwrap();
+        let pool = Pool::start(&backend, settings).unwrap();
         pool.wait_idle();
         let reaper = Reaper::start(backend).unwrap();
         Self { fake, pool, reaper }
@@ -177,7 +181,8 @@ impl House {
             })
             .collect();
         let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
-        let executable = Executable::new(name, version, None, modules, &self.reaper).unwrap();
+        let executable =
+            Executable::new(name, version, allowed_sizes(&config), modules, &self.reaper).unwrap();
         let schema = Arc::new(opened.schema().clone());
         Arc::new(LiveVersion::new(Arc::new(config), schema, binding, executable, &self.pool))
     }

@@ -7,10 +7,12 @@
 //! - [`backend`]: the boundary with libtorch or any other runtime
 //! - [`binding`]: names on the wire to arguments of `forward`, and its outputs back to names
 //! - [`check`]: one request against one binding
-//! - [`reply`]: where answers go
+//! - `batch`: several calls as one
+//! - [`reply`]: where answers go; `ordering`: in which order they leave
 //! - [`examples`]: which shapes a version has served
-//! - [`scheduler`]: which request runs next and where; a pure state machine
-//! - [`pool`]: the threads that drive it
+//! - [`scheduler`]: which requests run next and where; a pure state machine
+//! - `job`: one request on its way to a worker
+//! - [`pool`]: the threads that drive the scheduler
 //! - [`executable`]: a version's weights and runners, as the workers see them
 //! - [`model`]: one live version, `infer`
 //! - [`table`]: name and version to a live version; one writer, lock-free readers
@@ -24,6 +26,7 @@
 
 pub mod backend;
 mod background;
+mod batch;
 pub mod binding;
 pub mod check;
 mod classification;
@@ -33,7 +36,9 @@ pub mod executable;
 pub mod fake;
 #[cfg(test)]
 mod fixtures;
+mod job;
 pub mod model;
+mod ordering;
 mod outputs;
 pub mod pool;
 pub mod reaper;
@@ -45,6 +50,7 @@ pub mod table;
 pub mod text;
 pub mod value;
 pub mod warm;
+mod warm_costs;
 mod warm_inputs;
 
 pub use error::{Error, Result};

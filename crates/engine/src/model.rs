@@ -15,11 +15,12 @@ use crate::{
     check,
     classification::classify,
     examples::{Example, Examples},
+    ordering::Gate,
     outputs,
-    pool::{Executable, Job, Pool, Registration, Serving},
+    pool::{Executable, Job, ModelLoad, Pool, Registration, Serving},
     reaper::Farewell,
     reply::Reply,
-    scheduler::{Class, Placement, Refusal},
+    scheduler::{Placement, Policy, Refusal},
     schema::Schema,
 };
 pub use crate::{
@@ -27,7 +28,7 @@ pub use crate::{
     outputs::{NamedOutput, Wanted},
 };
 
-/// How many requests may wait for a version: more than one connection may have open at once, so that a
+/// How many requests may wait for a version whose configuration does not say it: more than one connection may have open at once, so that a
 /// client which keeps to its connection's limit is not refused. Whoever is behind thousands of others is
 /// better told than kept.
 pub const QUEUE_LIMIT: usize = 2048;
@@ -96,6 +97,13 @@ pub struct LiveVersion {
     serving: Mutex<Option<Serving>>,
     failures: FailureLog,
     examples: Arc<Examples>,
+    /// Where answers are to leave in the order of their requests.
+    gate: Option<Arc<Gate>>,
+}
+
+/// Where the configuration asks for it.
+fn gate(config: &ModelConfig) -> Option<Arc<Gate>> {
+    config.batching.as_ref().filter(|batching| batching.preserve_ordering).map(|_| Arc::default())
 }
 
 impl LiveVersion {
@@ -107,10 +115,12 @@ impl LiveVersion {
         executable: Executable,
         pool: &Pool,
     ) -> Self {
-        let registration = Arc::new(pool.register(&executable, QUEUE_LIMIT, Class::Traffic));
+        let registration =
+            Arc::new(pool.register(Policy::new(&config, executable.placements(), QUEUE_LIMIT)));
         Self {
             model: Arc::clone(&binding.model),
             version: executable.version,
+            gate: gate(&config),
             config,
             schema,
             binding,
@@ -135,9 +145,12 @@ impl LiveVersion {
         binding: Binding,
         placements: &[Placement],
     ) -> Option<Self> {
-        let executable = self.executable.with(placements, threads(&config))?;
-        self.registration.set_placements(placements);
+        let executable = self.executable.with(placements, allowed_sizes(&config))?;
+        self.registration.set_policy(&Policy::new(&config, placements.to_vec(), QUEUE_LIMIT));
+        // Those who came under an order that still holds keep their places in it.
+        let gate = gate(&config).map(|new| self.gate.clone().unwrap_or(new));
         Some(Self {
+            gate,
             model: Arc::clone(&self.model),
             version: self.version,
             config,
@@ -156,6 +169,27 @@ impl LiveVersion {
     /// What the workers run.
     pub fn executable(&self) -> &Executable {
         &self.executable
+    }
+
+    /// What it is doing.
+    pub fn load(&self) -> ModelLoad {
+        self.registration.load()
+    }
+
+    /// Whether every run that it may have at once is on, and none of them is expected to end: it answers
+    /// nothing any more.
+    pub fn is_stuck(&self) -> bool {
+        let limit: usize = self.executable.placements().iter().map(|placement| placement.limit).sum();
+        self.load().hung >= limit.max(1)
+    }
+
+    /// Starts with what is known of the costs of the version before it.
+    pub fn inherit_costs(&self, other: &Self) {
+        self.registration.inherit(&other.registration);
+    }
+
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.registration
     }
 
     /// Shapes that it has served, the latest last: something to warm its successor with.
@@ -192,12 +226,13 @@ impl LiveVersion {
             return Err(Error::DeadlineExceeded { stage: "before it was queued" });
         }
         let (sender, answer) = oneshot::channel();
-        let job = Job {
-            executable: Arc::clone(&self.executable),
-            call: checked.call,
-            reply: Reply::One(sender),
-            deadline: request.deadline,
+        let reply = match &self.gate {
+            Some(gate) => Reply::Ordered(gate.enter(), Box::new(Reply::One(sender))),
+            None => Reply::One(sender),
         };
+        let mut job = Job::new(Arc::clone(&self.executable), checked.call, checked.batch, reply);
+        (job.deadline, job.priority) = (request.deadline, request.priority);
+        job.timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
         self.registration.submit(job).map_err(|refusal| self.refused(refusal))?;
         let expired = Error::DeadlineExceeded { stage: "while it was queued or running" };
         let answer = match request.deadline {
@@ -227,7 +262,12 @@ impl LiveVersion {
     fn refused(&self, refusal: Refusal) -> Error {
         let model = self.model.to_string();
         match refusal {
-            Refusal::Full { limit } => Error::QueueFull { model, limit, retry_after: None },
+            Refusal::Full { limit, retry_after } => Error::QueueFull { model, limit, retry_after },
+            Refusal::TooMuch { limit, size, retry_after } => Error::QueuesFull { limit, size, retry_after },
+            Refusal::NoDevice => {
+                let message = "none of the devices that it may use is left; see the log".to_owned();
+                Error::DeviceLost { model, message }
+            }
             Refusal::Gone => Error::NotReady {
                 model,
                 version: self.version.to_string(),
@@ -237,9 +277,9 @@ impl LiveVersion {
     }
 }
 
-/// How many threads a run may use, when the configuration says so.
-pub fn threads(config: &ModelConfig) -> Option<usize> {
-    config.threads.map(|threads| threads.get() as usize)
+/// The sizes of batches that it is run with, when the configuration says so.
+pub fn allowed_sizes(config: &ModelConfig) -> Vec<usize> {
+    config.batching.iter().flat_map(|batching| &batching.allowed_sizes).map(|size| *size as usize).collect()
 }
 
 #[cfg(test)]

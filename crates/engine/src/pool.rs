@@ -2,60 +2,53 @@
 //!
 //! Loading and unloading create and destroy no threads. A worker that finishes asks the scheduler
 //! itself for its next batch; only an idle one has to be woken.
+//!
+//! - `worker`: what a worker does.
+//! - `clock`: the thread that lets time pass for the scheduler, and finds runs that do not end.
+
+mod clock;
+mod worker;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
+use clock::Clock;
 use tracing::error;
+use worker::Slot;
+pub use worker::{RunStatus, WorkerStatus};
 
-pub use crate::executable::Executable;
 use crate::{
     Error,
-    backend::{Backend, Device, WorkerContext},
-    reply::{Done, Pending, Reply},
-    scheduler::{Class, Dispatch, ModelKey, Placement, Refusal, Scheduler, Work, WorkerIndex},
-    text::quote,
-    value::Call,
+    backend::{Backend, Device},
+    scheduler::{Dispatch, ModelKey, Policy, Refusal, Scheduler},
 };
+pub use crate::{executable::Executable, job::Job};
 
 /// Workers per GPU: one computes while another gathers and scatters.
 const WORKERS_PER_GPU: usize = 2;
 
-/// One request on its way to a worker.
-#[derive(Debug)]
-pub struct Job {
-    /// What runs it.
-    pub executable: Arc<Executable>,
-    /// Its arguments.
-    pub call: Call,
-    /// Where the answer goes.
-    pub reply: Reply,
-    /// When the answer is worth nothing any more.
-    pub deadline: Option<Instant>,
+/// What a pool may use.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// Workers of the CPU.
+    pub cpu_workers: usize,
+    /// Cores that they share.
+    pub cores: usize,
+    /// Bytes of all requests that wait.
+    pub queued_bytes: usize,
+    /// A run that takes longer is not expected to end.
+    pub hung_after: Duration,
 }
 
-impl Job {
-    /// Tells its caller that the version is gone.
-    fn refuse(self) {
-        let (model, version) = (self.executable.name.to_string(), self.executable.version.to_string());
-        let why = "it was unloaded before it could answer".to_owned();
-        self.reply.finish(Err(Error::NotReady { model, version, why }), Duration::ZERO);
-    }
-}
-
-impl Work for Job {
-    fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-    fn is_cancelled(&self) -> bool {
-        self.reply.is_closed()
+impl PoolSettings {
+    /// For so many cores, with a worker for each.
+    pub fn new(cores: usize) -> Self {
+        Self { cpu_workers: cores, cores, queued_bytes: 1 << 31, hung_after: Duration::from_secs(60) }
     }
 }
 
@@ -65,37 +58,38 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
+/// What a device is doing.
+#[derive(Clone, Debug)]
+pub struct DeviceStatus {
+    /// Which it is.
+    pub device: Device,
+    /// Whether it can run anything.
+    pub healthy: bool,
+    /// Requests of all models that are on it.
+    pub in_flight: usize,
+    /// Its cores, where it is a processor.
+    pub cores: Option<usize>,
+    /// How many of them runs use.
+    pub cores_used: usize,
+    /// Its workers.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// What the pool's threads and handles share.
+pub(crate) struct Shared {
     /// Held for a few instructions at a time: no call into a backend, no allocation of tensors.
     scheduler: Mutex<Scheduler<Job>>,
+    backend: Arc<dyn Backend>,
     devices: Vec<Device>,
-    cpu_workers: usize,
-    cores: usize,
+    settings: PoolSettings,
+    /// One for each worker, and for those that may have to take the place of others.
     slots: Vec<Slot>,
+    clock: Clock,
 }
 
-/// Where an idle worker is handed its next batch.
-#[derive(Debug, Default)]
-struct Slot {
-    next: Mutex<Option<Dispatch<Job>>>,
-    filled: Condvar,
-}
-
-impl Slot {
-    fn put(&self, dispatch: Dispatch<Job>) {
-        *lock(&self.next) = Some(dispatch);
-        self.filled.notify_one();
-    }
-
-    fn take(&self) -> Dispatch<Job> {
-        let mut next = lock(&self.next);
-        loop {
-            if let Some(dispatch) = next.take() {
-                return dispatch;
-            }
-            next = self.filled.wait(next).unwrap_or_else(PoisonError::into_inner);
-        }
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("devices", &self.devices).finish_non_exhaustive()
     }
 }
 
@@ -105,34 +99,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// Starts the workers of every device that the backend found: `cpu_workers` for the CPU, two per
-    /// GPU. They live as long as the process, and share `cores` cores.
+    /// Starts the workers of every device that the backend found: those of the settings for the CPU, two
+    /// per GPU. They live as long as the process.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(backend: &Arc<dyn Backend>, cpu_workers: usize, cores: usize) -> std::io::Result<Self> {
+    pub fn start(backend: &Arc<dyn Backend>, settings: PoolSettings) -> std::io::Result<Self> {
+        let settings = PoolSettings {
+            cpu_workers: settings.cpu_workers.max(1),
+            cores: settings.cores.max(1),
+            ..settings
+        };
         let devices = backend.devices();
-        let counts: Vec<usize> = devices
+        let counts: Vec<(usize, Option<usize>)> = devices
             .iter()
             .map(|device| match device {
-                Device::Cpu => cpu_workers.max(1),
-                Device::Gpu(_) => WORKERS_PER_GPU,
+                Device::Cpu => (settings.cpu_workers, Some(settings.cores)),
+                Device::Gpu(_) => (WORKERS_PER_GPU, None),
             })
             .collect();
-        let slots = (0..counts.iter().sum()).map(|_| Slot::default()).collect();
-        let scheduler = Mutex::new(Scheduler::new(&counts));
-        let (cpu_workers, cores) = (cpu_workers.max(1), cores.max(1));
-        let shared = Arc::new(Shared { scheduler, devices, cpu_workers, cores, slots });
+        let workers: usize = counts.iter().map(|(workers, _)| workers).sum();
+        let shared = Arc::new(Shared {
+            scheduler: Mutex::new(Scheduler::new(&counts, settings.queued_bytes)),
+            backend: Arc::clone(backend),
+            devices,
+            settings,
+            slots: (0..2 * workers).map(|_| Slot::default()).collect(),
+            clock: Clock::default(),
+        });
         let mut worker = 0;
-        for (device, &count) in shared.devices.iter().zip(&counts) {
-            for number in 0..count {
-                let (shared, backend, device) = (Arc::clone(&shared), Arc::clone(backend), *device);
-                thread::Builder::new()
-                    .name(format!("{device}-{number}"))
-                    .spawn(move || shared.work(worker, &mut *backend.enter_worker(device)))?;
+        for (device, (count, _)) in counts.iter().enumerate() {
+            for _ in 0..*count {
+                shared.start_worker(worker, device)?;
                 worker += 1;
             }
         }
+        shared.start_clock()?;
         Ok(Self { shared })
     }
 
@@ -144,15 +146,22 @@ impl Pool {
     /// How many workers the device has: as many runs of one model are worth having at once.
     pub fn workers(&self, device: usize) -> usize {
         match self.shared.devices[device] {
-            Device::Cpu => self.shared.cpu_workers,
+            Device::Cpu => self.shared.settings.cpu_workers,
             Device::Gpu(_) => WORKERS_PER_GPU,
         }
     }
 
-    /// Makes a version known to the scheduler, until the registration is dropped; at most `limit` of its
-    /// requests wait.
-    pub fn register(&self, executable: &Executable, limit: usize, class: Class) -> Registration {
-        let key = lock(&self.shared.scheduler).add_model(executable.placements(), limit, class);
+    /// How many threads a run on the device may use.
+    pub fn cores(&self, device: usize) -> usize {
+        match self.shared.devices[device] {
+            Device::Cpu => self.shared.settings.cores,
+            Device::Gpu(_) => 1,
+        }
+    }
+
+    /// Makes a version known to the scheduler, until the registration is dropped.
+    pub fn register(&self, policy: Policy) -> Registration {
+        let key = lock(&self.shared.scheduler).add_model(policy);
         Registration { pool: self.clone(), key, serving: AtomicUsize::new(0) }
     }
 
@@ -161,19 +170,44 @@ impl Pool {
         self.shared.schedule(Scheduler::sweep);
     }
 
+    /// Whether models can be run: the CPU can, or a GPU where there are any.
+    pub fn is_alive(&self) -> bool {
+        let load = lock(&self.shared.scheduler).load();
+        let gpus = self.shared.devices.iter().any(|device| matches!(device, Device::Gpu(_)));
+        let counts = |device: &Device| !gpus || matches!(device, Device::Gpu(_));
+        self.shared.devices.iter().zip(load).any(|(device, load)| load.healthy && counts(device))
+    }
+
+    /// What every device is doing.
+    pub fn status(&self) -> Vec<DeviceStatus> {
+        let load = lock(&self.shared.scheduler).load();
+        let status = |(index, load): (usize, crate::scheduler::DeviceLoad)| {
+            let device = self.shared.devices[index];
+            DeviceStatus {
+                device,
+                healthy: load.healthy,
+                in_flight: load.in_flight,
+                cores: matches!(device, Device::Cpu).then_some(load.cores),
+                cores_used: load.cores_used,
+                workers: self.shared.slots.iter().filter_map(|slot| slot.status(index)).collect(),
+            }
+        };
+        load.into_iter().enumerate().map(status).collect()
+    }
+
     /// Until so many requests wait.
     #[cfg(test)]
     pub(crate) fn wait_queued(&self, count: usize) {
         while lock(&self.shared.scheduler).waiting() < count {
-            thread::yield_now();
+            std::thread::yield_now();
         }
     }
 
     /// Until every worker has nothing to do.
     #[cfg(test)]
     pub(crate) fn wait_idle(&self) {
-        while lock(&self.shared.scheduler).idle() < self.shared.slots.len() {
-            thread::yield_now();
+        while lock(&self.shared.scheduler).idle() < self.shared.slots.len() / 2 {
+            std::thread::yield_now();
         }
     }
 }
@@ -187,25 +221,56 @@ pub struct Registration {
     serving: AtomicUsize,
 }
 
+/// What a version is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelLoad {
+    /// Requests that wait.
+    pub queued: usize,
+    /// Runs that are on workers.
+    pub running: usize,
+    /// How many of those are not expected to end.
+    pub hung: usize,
+}
+
 impl Registration {
     /// Gives a request to an idle worker, or queues it.
     ///
     /// # Errors
-    /// When the queue is full or the version has been let go.
+    /// When there is no room for it or the version has been let go.
     pub fn submit(&self, job: Job) -> Result<(), Refusal> {
         let shared = &self.pool.shared;
-        match shared.schedule(|scheduler, now| scheduler.arrive(self.key, job, now)) {
-            Ok(dispatch) => shared.hand_out(dispatch),
-            Err((_job, refusal)) => return Err(refusal),
-        }
-        Ok(())
+        let arrive = |scheduler: &mut Scheduler<Job>, now| match scheduler.arrive(self.key, job, now) {
+            Ok(dispatch) => (dispatch, None),
+            Err(refused) => (None, Some(refused)),
+        };
+        let (dispatch, refused) = shared.schedule(arrive);
+        shared.hand_out(dispatch);
+        refused.map_or(Ok(()), |(_job, refusal)| Err(refusal))
     }
 
-    /// Changes on the spot how many of its runs at once; what may run now does.
-    pub fn set_placements(&self, placements: &[Placement]) {
+    /// Changes on the spot how it is scheduled; what may run now does.
+    pub fn set_policy(&self, policy: &Policy) {
         let shared = &self.pool.shared;
-        shared
-            .hand_out(shared.schedule(|scheduler, now| scheduler.set_placements(self.key, placements, now)));
+        shared.hand_out(shared.schedule(|scheduler, now| scheduler.set_policy(self.key, policy, now)));
+    }
+
+    /// What a run of so many rows has cost, each of a size (a power of two of bytes), on so many threads.
+    pub fn seed(&self, size: u8, rows: usize, threads: usize, took: Duration) {
+        lock(&self.pool.shared.scheduler).seed(self.key, size, rows, threads, took);
+    }
+
+    /// Starts with what is known of the costs of another.
+    pub fn inherit(&self, other: &Self) {
+        lock(&self.pool.shared.scheduler).inherit(other.key, self.key);
+    }
+
+    /// What it is doing.
+    pub fn load(&self) -> ModelLoad {
+        let scheduler = lock(&self.pool.shared.scheduler);
+        let (queued, running) = (scheduler.queued(self.key), scheduler.running(self.key));
+        drop(scheduler);
+        let hung = self.pool.shared.slots.iter().filter(|slot| slot.hangs(self.key)).count();
+        ModelLoad { queued, running, hung }
     }
 
     /// The pool that it is registered with.
@@ -257,50 +322,44 @@ impl Shared {
         }
     }
 
-    /// One step of the scheduler. What died in its queues is freed after its lock.
+    /// One step of the scheduler. What died in its queues is answered and freed after its lock.
     fn schedule<T>(&self, step: impl FnOnce(&mut Scheduler<Job>, Instant) -> T) -> T {
-        let (outcome, dead) = {
+        let (outcome, dead, wake) = {
             let mut scheduler = lock(&self.scheduler);
-            (step(&mut scheduler, Instant::now()), scheduler.take_dead())
+            (step(&mut scheduler, Instant::now()), scheduler.take_dead(), scheduler.wake())
         };
-        drop(dead);
+        for (job, fate) in dead {
+            job.bury(fate);
+        }
+        self.clock.set(wake);
         outcome
     }
 
-    fn work(&self, worker: WorkerIndex, context: &mut dyn WorkerContext) {
-        let mut next = self.schedule(|scheduler, now| scheduler.worker_ready(worker, now));
-        loop {
-            let dispatch = next.take().unwrap_or_else(|| self.slots[worker].take());
-            let model = dispatch.model;
-            // A runner that panicked may be in any state and is not used again; the worker goes on, and
-            // whoever waited for the run learns from its dropped reply.
-            if catch_unwind(AssertUnwindSafe(|| self.run(dispatch, context))).is_err() {
-                error!("a run panicked; its callers got INTERNAL");
-            }
-            next = self.schedule(|scheduler, now| scheduler.worker_free(worker, model, now));
+    /// Runs each request of a batch that failed by itself.
+    pub(crate) fn again(&self, model: ModelKey, jobs: Vec<Job>) {
+        let jobs = jobs.into_iter().map(Job::alone).collect();
+        match self.schedule(|scheduler, now| scheduler.again(model, jobs, now)) {
+            Ok(dispatches) => self.hand_out(dispatches),
+            Err(jobs) => jobs.into_iter().for_each(Job::refuse),
         }
     }
 
-    fn run(&self, dispatch: Dispatch<Job>, context: &mut dyn WorkerContext) {
-        let Some(executable) = dispatch.batch.first().map(|job| Arc::clone(&job.executable)) else { return };
-        // A run that is alone may use every core, runs side by side share them.
-        let share = (self.cores / dispatch.concurrency.max(1)).max(1);
-        context.set_threads(executable.threads.unwrap_or(share));
+    /// A model's requests cannot be joined after all.
+    pub(crate) fn never_join(&self, model: ModelKey) {
+        lock(&self.scheduler).never_join(model);
+    }
 
-        let mut calls = Vec::with_capacity(dispatch.batch.len());
-        let mut pending = Vec::with_capacity(dispatch.batch.len());
-        for job in dispatch.batch {
-            calls.push(job.call);
-            pending.push(Pending { model: Arc::clone(&executable.name), reply: job.reply });
+    /// A device can run nothing any more: what waits for it alone is refused, the rest goes on elsewhere.
+    pub(crate) fn fail_device(&self, device: usize, message: &str) {
+        let device_name = self.devices[device];
+        error!(device = %device_name, "the device has failed and is not used any more: {message}");
+        for job in self.schedule(|scheduler, _| scheduler.fail_device(device)) {
+            let (model, message) = (job.executable.name.to_string(), message.to_owned());
+            job.fail(Error::DeviceLost { model, message });
         }
-        let lent = match executable.lend(dispatch.device) {
-            Some(Ok(lent)) => lent,
-            Some(Err(error)) => {
-                error!(model = %quote(&executable.name), "no runner could be made: {error}");
-                return;
-            }
-            None => return,
-        };
-        lent.run(calls, Done { pending, in_flight: dispatch.in_flight, started: Instant::now() });
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

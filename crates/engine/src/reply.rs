@@ -1,13 +1,27 @@
 //! Where answers go: one or many per request, the last one marked.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
-use crate::{Error, Result, backend::RunError, scheduler::InFlight, value::Output};
+use crate::{
+    Error, Result,
+    backend::RunError,
+    batch,
+    job::Job,
+    ordering::Ticket,
+    pool::Shared,
+    scheduler::{InFlight, ModelKey, Work},
+    text::quote,
+    value::Output,
+};
 
 /// The way back to one caller. Dropping it unanswered tells the caller that the worker was lost.
 #[derive(Debug)]
@@ -18,6 +32,8 @@ pub enum Reply {
     Measured(oneshot::Sender<(Result<Output>, Duration)>),
     /// Takes any number, each with whether it is the last; bounded by the channel.
     Many(mpsc::Sender<(Result<Output>, bool)>),
+    /// Answers when those before it have been answered.
+    Ordered(Ticket, Box<Reply>),
 }
 
 impl Reply {
@@ -27,6 +43,7 @@ impl Reply {
             Self::One(sender) => sender.is_closed(),
             Self::Measured(sender) => sender.is_closed(),
             Self::Many(sender) => sender.is_closed(),
+            Self::Ordered(_, reply) => reply.is_closed(),
         }
     }
 
@@ -36,42 +53,108 @@ impl Reply {
             Self::One(sender) => drop(sender.send(answer)),
             Self::Measured(sender) => drop(sender.send((answer, took))),
             Self::Many(sender) => drop(sender.try_send((answer, true))),
+            Self::Ordered(ticket, reply) => ticket.answer(*reply, answer, took),
         }
     }
 }
 
-/// One request of a running batch: its caller.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) model: Arc<str>,
-    pub(crate) reply: Reply,
-}
-
 /// Completes a batch: an answer for each of its requests, exactly once.
 ///
-/// It holds the device's count of requests in flight, so a device that works asynchronously counts
-/// as busy until it completes. Dropped without, every caller learns that the worker was lost.
+/// It holds the device's count of requests in flight, so a device that works asynchronously counts as busy
+/// until it completes. Dropped without, as by a panic, the requests of a batch are run again one by one,
+/// and a caller whose request ran alone learns that the worker was lost.
 #[derive(Debug)]
 pub struct Done {
-    pub(crate) pending: Vec<Pending>,
-    pub(crate) in_flight: InFlight,
+    pub(crate) jobs: Vec<Job>,
+    /// Rows that were run: those of the requests, and perhaps some that nobody asked for.
+    pub(crate) total: usize,
+    pub(crate) model: ModelKey,
+    pub(crate) device: usize,
+    pub(crate) pool: Arc<Shared>,
+    pub(crate) in_flight: Option<InFlight>,
     /// When the batch began to run.
     pub(crate) started: Instant,
+    /// Told when the run failed, so that its time counts for nothing.
+    pub(crate) failed: Arc<AtomicBool>,
 }
 
 impl Done {
-    /// Answers the requests of the batch, in its order.
-    pub fn complete(self, results: impl IntoIterator<Item = std::result::Result<Output, RunError>>) {
+    /// Answers the requests of the batch from the answer to the one call that they were joined to.
+    pub fn complete(mut self, result: std::result::Result<Output, RunError>) {
         // Uncounted before the callers wake, so that none of them sees itself still in flight.
-        drop(self.in_flight);
+        drop(self.in_flight.take());
         let took = self.started.elapsed();
-        for (Pending { model, reply }, result) in self.pending.into_iter().zip(results) {
-            let model = || model.to_string();
-            let answer = result.map_err(|error| match error {
-                RunError::Model(message) => Error::Model { model: model(), message },
-                RunError::Output(message) => Error::Output { model: model(), message },
-            });
-            reply.finish(answer, took);
+        let jobs = std::mem::take(&mut self.jobs);
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
         }
+        match result {
+            Ok(output) => self.answer(jobs, output, took),
+            Err(RunError::Device(message)) => {
+                for job in jobs {
+                    let (model, message) = (job.executable.name.to_string(), message.clone());
+                    job.fail(Error::DeviceLost { model, message });
+                }
+                self.pool.fail_device(self.device, &message);
+            }
+            // The guilty one is found by running each by itself.
+            Err(_) if jobs.len() > 1 => self.pool.again(self.model, jobs),
+            Err(error) => {
+                for job in jobs {
+                    let answer = Err(of_model(&job, &error));
+                    job.reply.finish(answer, took);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, mut jobs: Vec<Job>, output: Output, took: Duration) {
+        let rows: Vec<usize> = jobs.iter().map(Work::rows).collect();
+        if let [rows] = rows[..]
+            && (rows == self.total || !jobs[0].joins())
+        {
+            if let Some(job) = jobs.pop() {
+                job.reply.finish(Ok(output), took);
+            }
+            return;
+        }
+        match batch::scatter(&output, &rows, self.total) {
+            Ok(parts) => {
+                for (job, part) in jobs.into_iter().zip(parts) {
+                    job.reply.finish(Ok(part), took);
+                }
+            }
+            Err(what) => {
+                if let Some(job) = jobs.first() {
+                    warn!(model = %quote(&job.executable.name), version = %job.executable.version,
+                        "it returned {what}: its requests are run one by one from now on");
+                }
+                self.failed.store(true, Ordering::Relaxed);
+                self.pool.never_join(self.model);
+                self.pool.again(self.model, jobs);
+            }
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        drop(self.in_flight.take());
+        let jobs = std::mem::take(&mut self.jobs);
+        if !jobs.is_empty() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        if jobs.len() > 1 {
+            self.pool.again(self.model, jobs);
+        }
+    }
+}
+
+fn of_model(job: &Job, error: &RunError) -> Error {
+    let (model, message) = (job.executable.name.to_string(), error.to_string());
+    match error {
+        RunError::Model(_) => Error::Model { model, message },
+        RunError::Output(_) => Error::Output { model, message },
+        RunError::Device(_) => Error::DeviceLost { model, message },
     }
 }

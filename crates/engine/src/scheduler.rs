@@ -1,23 +1,42 @@
-//! Which request runs next and where.
+//! Which requests run next, where, together with which others, and on how many threads.
 //!
-//! A pure state machine: it owns the queues and knows which workers are idle; `arrive`,
-//! `worker_free` and `sweep` go in, dispatches come out. The pool's threads drive it with the real
-//! clock, tests with any other.
+//! A pure state machine: it owns the queues and knows which workers are idle; requests that arrive,
+//! workers that become free and moments that come go in, dispatches come out. The pool's threads drive it
+//! with the real clock, the simulator with another.
+//!
+//! - `queue`: the requests of a model that wait: priorities, timeouts, who may run together.
+//! - `batching`: whether a batch runs now or waits for company.
+//! - `cost`: what runs have cost, and what is best run because of it.
+//! - `devices`: workers and cores, and who uses them.
+//! - `policy`: what a model's configuration says to all this.
 //!
 //! Requests wait in their model's one queue and are bound to a device as late as can be: when one
-//! arrives or a worker becomes free, it goes to an idle worker on the eligible device with the
-//! fewest requests in flight, ties rotating. Nothing waits behind a busy worker while another could
-//! take it. Models that compete for a freed worker are served in turn, by virtual time; background
-//! work gives way to all of them.
+//! arrives or a worker becomes free, the next batch goes to an idle worker on the eligible device with
+//! the fewest requests in flight, ties rotating. Nothing waits behind a busy worker while another could
+//! take it. Models that compete for a device share its time by weight; background work gives way to all
+//! of them.
+
+mod batching;
+mod cost;
+mod devices;
+mod dispatch;
+mod policy;
+mod queue;
+#[cfg(test)]
+mod simulator;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
 };
+
+use batching::{Pace, Ready, ready};
+use cost::{Choice, Costs, Room};
+pub use devices::{DeviceLoad, InFlight, WorkerIndex};
+use devices::{Devices, Run};
+pub use policy::{Class, Placement, Policy};
+pub use queue::{Fate, Level};
+use queue::{Head, Queue, earliest};
 
 /// What the scheduler needs to know of a request.
 pub trait Work {
@@ -25,6 +44,22 @@ pub trait Work {
     fn deadline(&self) -> Option<Instant>;
     /// Whether its caller has gone.
     fn is_cancelled(&self) -> bool;
+    /// Its part of a batch: its first dimension, 1 where it has none.
+    fn rows(&self) -> usize;
+    /// The memory it takes while it waits.
+    fn bytes(&self) -> usize;
+    /// How large one of its rows is, as a power of two of bytes.
+    fn size(&self) -> u8;
+    /// Whether it may run together with others at all.
+    fn joins(&self) -> bool;
+    /// Whether it may run together with this one.
+    fn joins_with(&self, other: &Self) -> bool;
+    /// Its priority, 1 for the highest; 0 for the model's default.
+    fn priority(&self) -> u64;
+    /// How long it wants to wait at most.
+    fn timeout(&self) -> Option<Duration>;
+    /// On how many threads it wants to run, if they are free.
+    fn threads(&self) -> Option<usize>;
 }
 
 /// Names a model to the scheduler. Never given twice: a run that outlives its model is not mistaken
@@ -32,52 +67,22 @@ pub trait Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelKey(u64);
 
-/// What a model's runs are to those of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Somebody waits for the answers.
-    Traffic,
-    /// Nobody does yet: it gives way to traffic.
-    Background,
-}
-
 /// As many runs of traffic may begin on a device while background work waits for it; then that gets one.
 ///
 /// It must have a turn at some time: a version that is never warmed never serves, so a server at its
 /// limit could not be given the faster model that would help it. One run in nine is what that may cost.
 const BACKGROUND_WAITS: u32 = 8;
 
-/// Names a worker to the scheduler.
-pub type WorkerIndex = usize;
+/// What is charged for a run of which nothing is known, until it has ended.
+const UNKNOWN: f64 = 0.001;
 
-/// Where a model may run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Index of the device.
-    pub device: usize,
-    /// How many of the model's runs at once.
-    pub limit: usize,
-}
+/// A deadline is taken to be met when it is so many times a run's expected time away. When there is more
+/// to run than can be, all that is run has waited almost as long as it may: with no margin, most of it
+/// would be answered just too late.
+const MARGIN: f64 = 1.25;
 
-/// Counts one run against its device until dropped.
-///
-/// It travels with the work, not with the call that waits for it: a cancelled call is gone at once,
-/// its device is busy until the work is done.
-#[derive(Debug)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// Going on with few threads has to be this much worse for a model to wait for its other runs to end.
+const WORTH_HOLDING: f64 = 1.08;
 
 /// A batch for a worker.
 #[derive(Debug)]
@@ -88,93 +93,113 @@ pub struct Dispatch<W> {
     pub device: usize,
     /// Whose it is.
     pub model: ModelKey,
-    /// The requests.
+    /// The requests; never empty.
     pub batch: Vec<W>,
-    /// The device's count.
+    /// Their count on the device.
     pub in_flight: InFlight,
-    /// How many runs were in flight on the device, this one counted.
-    pub concurrency: usize,
+    /// On how many threads it is to run.
+    pub threads: usize,
 }
 
-/// Why a request leaves without having run.
+/// Why a request is not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The model's queue holds as many as it may.
     Full {
         /// How many that is.
         limit: usize,
+        /// When there is likely to be room, where that is known.
+        retry_after: Option<Duration>,
     },
+    /// All queues together hold as many bytes as they may.
+    TooMuch {
+        /// How many that is.
+        limit: usize,
+        /// How many this request has.
+        size: usize,
+        /// When there is likely to be room, where that is known.
+        retry_after: Option<Duration>,
+    },
+    /// Every device that the model may use has failed.
+    NoDevice,
     /// The model has been removed.
     Gone,
 }
 
 #[derive(Debug)]
-struct DeviceState {
-    in_flight: Arc<AtomicUsize>,
-    /// Idle workers, the one that was busy last on top: its caches are warm.
-    idle: Vec<WorkerIndex>,
-    /// Runs of traffic that have begun while background work waited.
-    passed_over: u32,
-}
-
-#[derive(Debug)]
 struct ModelState<W> {
-    queue: VecDeque<W>,
-    limit: usize,
-    class: Class,
-    placements: Vec<Placement>,
+    policy: Policy,
+    queue: Queue<W>,
     /// Runs per placement.
     running: Vec<usize>,
-    /// How much service the model has had, in runs; the least served is next.
-    virtual_time: u64,
+    /// How much service the model has had, in seconds by weight; the least served is next.
+    served: f64,
+    costs: Costs,
+    pace: Pace,
 }
 
 /// The state machine. `W` is a request.
 #[derive(Debug)]
 pub struct Scheduler<W> {
-    devices: Vec<DeviceState>,
-    /// Device of each worker.
-    workers: Vec<usize>,
+    devices: Devices,
     models: BTreeMap<ModelKey, ModelState<W>>,
+    /// Models that have requests waiting.
+    waiting: BTreeSet<ModelKey>,
     next_key: u64,
     /// Where the search among equal devices begins.
     turn: usize,
-    /// Virtual time at which the last dispatch began: a model that was idle starts from here, not from its
+    /// The service at which the last dispatch began: a model that was idle starts from here, not from its
     /// past.
-    now: u64,
-    /// Expired or cancelled, and not yet freed.
-    dead: Vec<W>,
+    served: f64,
+    queued_bytes: usize,
+    most_bytes: usize,
+    /// Out of the queues without having run, and not yet answered.
+    dead: Vec<(W, Fate)>,
+    /// Nothing happens by itself before this.
+    wake: Option<Instant>,
+}
+
+/// What can be done with the requests of a model on a device.
+enum Plan {
+    Run {
+        limit: usize,
+        threads: usize,
+        cores: usize,
+        takes: Option<f64>,
+        size: u8,
+    },
+    /// Nothing, before this moment or a run ends.
+    Wait(Option<Instant>),
 }
 
 impl<W: Work> Scheduler<W> {
-    /// With as many devices as numbers, each with that many workers. All workers start busy: each
-    /// reports with [`Scheduler::worker_ready`] once it runs.
-    pub fn new(workers_per_device: &[usize]) -> Self {
-        let devices = workers_per_device
-            .iter()
-            .map(|_| DeviceState {
-                in_flight: Arc::new(AtomicUsize::new(0)),
-                idle: Vec::new(),
-                passed_over: 0,
-            })
-            .collect();
-        let workers = workers_per_device
-            .iter()
-            .enumerate()
-            .flat_map(|(device, &count)| std::iter::repeat_n(device, count))
-            .collect();
-        Self { devices, workers, models: BTreeMap::new(), next_key: 0, turn: 0, now: 0, dead: Vec::new() }
+    /// With a device for each element: how many workers, and how many cores they share where it is a
+    /// processor. All workers start busy: each reports with [`Scheduler::worker_ready`] once it runs.
+    /// Requests of at most `most_bytes` wait, of all models together.
+    pub fn new(devices: &[(usize, Option<usize>)], most_bytes: usize) -> Self {
+        Self {
+            devices: Devices::new(devices),
+            models: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            next_key: 0,
+            turn: 0,
+            served: 0.0,
+            queued_bytes: 0,
+            most_bytes,
+            dead: Vec::new(),
+            wake: None,
+        }
     }
 
-    /// Takes a model in; at most `limit` of its requests wait.
-    pub fn add_model(&mut self, placements: Vec<Placement>, limit: usize, class: Class) -> ModelKey {
+    /// Takes a model in.
+    pub fn add_model(&mut self, policy: Policy) -> ModelKey {
         let state = ModelState {
-            queue: VecDeque::new(),
-            limit,
-            class,
-            running: vec![0; placements.len()],
-            placements,
-            virtual_time: self.now,
+            queue: Queue::new(&policy.levels, policy.default_priority),
+            running: vec![0; policy.placements.len()],
+            policy,
+            served: self.served,
+            costs: Costs::default(),
+            pace: Pace::default(),
         };
         let key = ModelKey(self.next_key);
         self.next_key += 1;
@@ -184,94 +209,199 @@ impl<W: Work> Scheduler<W> {
 
     /// Lets a model go; gives back what still waits. What runs is finished.
     pub fn remove_model(&mut self, model: ModelKey) -> Vec<W> {
-        self.models.remove(&model).map(|state| state.queue.into()).unwrap_or_default()
+        let Some(state) = self.models.remove(&model) else { return Vec::new() };
+        self.waiting.remove(&model);
+        self.queued_bytes -= state.queue.bytes();
+        state.queue.into_all().collect()
     }
 
-    /// Changes where a model may run and how many of its runs at once. What runs is finished, also where
-    /// there are more now than may be; what waits and may run now is given to idle workers.
-    pub fn set_placements(
-        &mut self,
-        model: ModelKey,
-        placements: &[Placement],
-        now: Instant,
-    ) -> Vec<Dispatch<W>> {
+    /// Changes what a model's configuration says. What runs is finished, also where there is more now than
+    /// may be; who waits goes on waiting; what may run now is given to idle workers.
+    pub fn set_policy(&mut self, model: ModelKey, policy: &Policy, now: Instant) -> Vec<Dispatch<W>> {
         let Some(state) = self.models.get_mut(&model) else { return Vec::new() };
-        let mut placements = placements.to_vec();
-        let mut running = vec![0; placements.len()];
-        for (old, &count) in state.placements.iter().zip(&state.running).filter(|(_, count)| **count > 0) {
-            match placements.iter().position(|new| new.device == old.device) {
+        let mut policy = policy.clone();
+        let mut running = vec![0; policy.placements.len()];
+        for (old, &count) in
+            state.policy.placements.iter().zip(&state.running).filter(|(_, count)| **count > 0)
+        {
+            match policy.placements.iter().position(|new| new.device == old.device) {
                 Some(index) => running[index] = count,
                 // Kept until its runs have ended, so that they count if the device is given back.
                 None => {
-                    placements.push(Placement { device: old.device, limit: 0 });
+                    policy.placements.push(Placement { device: old.device, limit: 0 });
                     running.push(count);
                 }
             }
         }
-        (state.placements, state.running) = (placements, running);
+        state.queue.set_levels(&policy.levels, policy.default_priority);
+        (state.policy, state.running) = (policy, running);
         std::iter::from_fn(|| self.give_to_idle(model, now)).collect()
+    }
+
+    /// What a run has cost that was not a request's.
+    pub fn seed(&mut self, model: ModelKey, size: u8, rows: usize, threads: usize, took: Duration) {
+        if let Some(state) = self.models.get_mut(&model) {
+            state.costs.record(size, rows, threads, took);
+        }
+    }
+
+    /// A model starts with what is known of another, such as the version before it.
+    pub fn inherit(&mut self, from: ModelKey, to: ModelKey) {
+        let Some(known) = self.models.get(&from).map(|state| state.costs.clone()) else { return };
+        if let Some(state) = self.models.get_mut(&to) {
+            state.costs.inherit(&known);
+        }
     }
 
     /// A request arrives. It runs at once if a worker that may run it is idle, else it waits.
     ///
     /// # Errors
-    /// With the request, when the queue is full even after the dead have been swept out of it.
+    /// With the request, when there is no room for it even after the dead have been swept out.
     pub fn arrive(
         &mut self,
         model: ModelKey,
         work: W,
         now: Instant,
     ) -> Result<Option<Dispatch<W>>, (W, Refusal)> {
-        let Some(state) = self.models.get_mut(&model) else { return Err((work, Refusal::Gone)) };
-        if state.queue.len() >= state.limit {
-            bury(&mut state.queue, &mut self.dead, now);
+        let Some(state) = self.models.get(&model) else { return Err((work, Refusal::Gone)) };
+        if !state.policy.placements.iter().any(|placement| self.devices.is_healthy(placement.device)) {
+            return Err((work, Refusal::NoDevice));
         }
-        if state.queue.len() >= state.limit {
-            return Err((work, Refusal::Full { limit: state.limit }));
+        if self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes {
+            self.sweep(now);
+            if self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes {
+                let refusal = Refusal::TooMuch {
+                    limit: self.most_bytes,
+                    size: work.bytes(),
+                    retry_after: self.drains_in(model),
+                };
+                return Err((work, refusal));
+            }
         }
-        if state.queue.is_empty() {
-            state.virtual_time = state.virtual_time.max(self.now);
+        if let Err((work, _)) = self.push(model, work, now) {
+            self.sweep_model(model, now);
+            if let Err((work, limit)) = self.push(model, work, now) {
+                return Err((work, Refusal::Full { limit, retry_after: self.drains_in(model) }));
+            }
         }
-        state.queue.push_back(work);
         Ok(self.give_to_idle(model, now))
     }
 
     /// A worker has started, or has nothing more to do with what it last ran.
-    pub fn worker_ready(&mut self, worker: WorkerIndex, now: Instant) -> Option<Dispatch<W>> {
-        let device = self.workers[worker];
-        while let Some(Next { model, placement, passes_over }) = self.next_for(device) {
-            // `None` when all that waited was dead: then the queue is empty, and the next model is asked.
-            if let Some(dispatch) = self.dispatch(model, placement, worker, now) {
-                let passed_over = &mut self.devices[device].passed_over;
-                *passed_over = if passes_over { *passed_over + 1 } else { 0 };
-                return Some(dispatch);
-            }
-        }
-        self.devices[device].idle.push(worker);
-        None
+    pub fn worker_ready(&mut self, worker: WorkerIndex, now: Instant) -> Vec<Dispatch<W>> {
+        let device = self.devices.ready(worker);
+        self.fill(device, now)
     }
 
-    /// A worker has finished a run of `model` and is free.
-    pub fn worker_free(&mut self, worker: WorkerIndex, model: ModelKey, now: Instant) -> Option<Dispatch<W>> {
-        let device = self.workers[worker];
-        if let Some(state) = self.models.get_mut(&model)
-            && let Some(index) = state.placements.iter().position(|placement| placement.device == device)
+    /// A worker has finished its run, which took so long, and is free; `None` where that says nothing of
+    /// what such runs take, because it failed.
+    pub fn worker_free(
+        &mut self,
+        worker: WorkerIndex,
+        took: Option<Duration>,
+        now: Instant,
+    ) -> Vec<Dispatch<W>> {
+        if let Some((device, run)) = self.devices.end(worker)
+            && let Some(state) = self.models.get_mut(&run.model)
         {
-            state.running[index] = state.running[index].saturating_sub(1);
+            if let Some(index) = state.policy.placements.iter().position(|place| place.device == device) {
+                state.running[index] = state.running[index].saturating_sub(1);
+            }
+            if let Some(took) = took {
+                state.served += (took.as_secs_f64() - run.charged) * run.share;
+                if state.policy.class == Class::Traffic {
+                    state.costs.record(run.size, run.rows, run.threads, took);
+                }
+            }
         }
         self.worker_ready(worker, now)
     }
 
-    /// Takes out of all queues what has expired or lost its caller.
-    pub fn sweep(&mut self, now: Instant) {
-        for state in self.models.values_mut() {
-            bury(&mut state.queue, &mut self.dead, now);
+    /// Requests of a batch that failed: each is run by itself, before all others.
+    pub fn again(
+        &mut self,
+        model: ModelKey,
+        works: Vec<W>,
+        now: Instant,
+    ) -> Result<Vec<Dispatch<W>>, Vec<W>> {
+        let Some(state) = self.models.get_mut(&model) else { return Err(works) };
+        self.queued_bytes += works.iter().map(Work::bytes).sum::<usize>();
+        state.queue.push_again(works, now);
+        self.waiting.insert(model);
+        Ok(std::iter::from_fn(|| self.give_to_idle(model, now)).collect())
+    }
+
+    /// A model's requests cannot be run together after all.
+    pub fn never_join(&mut self, model: ModelKey) {
+        if let Some(state) = self.models.get_mut(&model) {
+            state.policy.max_rows = 1;
         }
     }
 
-    /// What has left the queues without having run since this was last asked. Freeing a request takes
-    /// longer than anything here: whoever holds a lock on the scheduler gives it up first.
-    pub fn take_dead(&mut self) -> Vec<W> {
+    /// The run of this worker is not expected to end: its place on the device is given to another worker,
+    /// who is new and reports as the others did: its index and device. `None` when the worker is not
+    /// running anything.
+    pub fn replace(&mut self, worker: WorkerIndex) -> Option<(WorkerIndex, usize)> {
+        self.devices.replace(worker)
+    }
+
+    /// A device can run nothing any more. Gives back what only it could have run.
+    pub fn fail_device(&mut self, device: usize) -> Vec<W> {
+        self.devices.fail(device);
+        let stranded: Vec<ModelKey> = self
+            .waiting
+            .iter()
+            .filter(|model| {
+                let placements = &self.models[model].policy.placements;
+                !placements.iter().any(|placement| self.devices.is_healthy(placement.device))
+            })
+            .copied()
+            .collect();
+        let mut works = Vec::new();
+        for model in stranded {
+            let Some(state) = self.models.get_mut(&model) else { continue };
+            let empty = Queue::new(&state.policy.levels, state.policy.default_priority);
+            let queue = std::mem::replace(&mut state.queue, empty);
+            self.queued_bytes -= queue.bytes();
+            self.waiting.remove(&model);
+            works.extend(queue.into_all());
+        }
+        works
+    }
+
+    /// Time has passed: refuses what has waited too long, and runs what has waited for company long enough.
+    /// To be called at [`Scheduler::wake`], or at any time.
+    pub fn tick(&mut self, now: Instant) -> Vec<Dispatch<W>> {
+        self.wake = None;
+        let mut dispatches = Vec::new();
+        for model in self.waiting.iter().copied().collect::<Vec<_>>() {
+            let due =
+                |state: &ModelState<W>| state.queue.next_timeout().is_some_and(|timeout| timeout <= now);
+            if self.models.get(&model).is_some_and(due) {
+                self.sweep_model(model, now);
+            }
+            dispatches.extend(std::iter::from_fn(|| self.give_to_idle(model, now)));
+            let timeout = self.models.get(&model).and_then(|state| state.queue.next_timeout());
+            self.wake = earliest(self.wake, timeout);
+        }
+        dispatches
+    }
+
+    /// When [`Scheduler::tick`] has something to do.
+    pub fn wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// Takes out of all queues what has expired or lost its caller.
+    pub fn sweep(&mut self, now: Instant) {
+        for model in self.waiting.iter().copied().collect::<Vec<_>>() {
+            self.sweep_model(model, now);
+        }
+    }
+
+    /// What has left the queues without having run since this was last asked, and why. Freeing a request
+    /// takes longer than anything here: whoever holds a lock on the scheduler gives it up first.
+    pub fn take_dead(&mut self) -> Vec<(W, Fate)> {
         std::mem::take(&mut self.dead)
     }
 
@@ -285,6 +415,17 @@ impl<W: Work> Scheduler<W> {
         self.models.get(&model).map_or(0, |state| state.running.iter().sum())
     }
 
+    /// What each device is doing.
+    pub fn load(&self) -> Vec<DeviceLoad> {
+        self.devices.load()
+    }
+
+    /// How many workers there are.
+    #[cfg(test)]
+    pub(crate) fn worker_count(&self) -> usize {
+        self.devices.worker_count()
+    }
+
     /// How many requests wait, of all models.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
@@ -294,119 +435,8 @@ impl<W: Work> Scheduler<W> {
     /// How many workers have nothing to do.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> usize {
-        self.devices.iter().map(|device| device.idle.len()).sum()
+        self.load().iter().map(|device| device.idle).sum()
     }
-
-    /// Binds the model's oldest request to an idle worker, if there is one that may run it.
-    fn give_to_idle(&mut self, model: ModelKey, now: Instant) -> Option<Dispatch<W>> {
-        let (placement, device) = self.idle_place(model)?;
-        let worker = self.devices[device].idle.pop()?;
-        let dispatch = self.dispatch(model, placement, worker, now);
-        if dispatch.is_none() {
-            self.devices[device].idle.push(worker);
-        }
-        dispatch
-    }
-
-    /// The eligible device that has an idle worker and the fewest requests in flight.
-    fn idle_place(&mut self, model: ModelKey) -> Option<(usize, usize)> {
-        let state = self.models.get(&model)?;
-        let count = state.placements.len();
-        let mut best: Option<(usize, usize, usize)> = None;
-        for offset in 0..count {
-            let index = (self.turn + offset) % count;
-            let placement = &state.placements[index];
-            let device = &self.devices[placement.device];
-            if device.idle.is_empty() || state.running[index] >= placement.limit {
-                continue;
-            }
-            let in_flight = device.in_flight.load(Ordering::Relaxed);
-            if best.is_none_or(|(fewest, ..)| in_flight < fewest) {
-                best = Some((in_flight, index, placement.device));
-            }
-        }
-        let (_, index, device) = best?;
-        // The next search begins behind the device that was taken: equal ones take turns.
-        self.turn = (index + 1) % count;
-        Some((index, device))
-    }
-
-    /// The model that has had the least service of those which wait for this device: of traffic, unless
-    /// background work has given way to enough of it.
-    fn next_for(&self, device: usize) -> Option<Next> {
-        let mut traffic: Option<(u64, ModelKey, usize)> = None;
-        let mut background = None;
-        for (&model, state) in self.models.iter().filter(|(_, state)| !state.queue.is_empty()) {
-            let Some(index) = state.placements.iter().position(|placement| placement.device == device) else {
-                continue;
-            };
-            let best = match state.class {
-                Class::Traffic => &mut traffic,
-                Class::Background => &mut background,
-            };
-            if state.running[index] < state.placements[index].limit
-                && best.is_none_or(|(least, ..)| state.virtual_time < least)
-            {
-                *best = Some((state.virtual_time, model, index));
-            }
-        }
-        let turn = self.devices[device].passed_over >= BACKGROUND_WAITS;
-        let chosen = if turn { background.or(traffic) } else { traffic.or(background) };
-        let passes_over = chosen == traffic && background.is_some();
-        chosen.map(|(_, model, placement)| Next { model, placement, passes_over })
-    }
-
-    /// Binds the oldest request that is still wanted to the worker.
-    fn dispatch(
-        &mut self,
-        model: ModelKey,
-        placement: usize,
-        worker: WorkerIndex,
-        now: Instant,
-    ) -> Option<Dispatch<W>> {
-        let state = self.models.get_mut(&model)?;
-        let work = loop {
-            let work = state.queue.pop_front()?;
-            if !is_dead(&work, now) {
-                break work;
-            }
-            self.dead.push(work);
-        };
-        state.running[placement] += 1;
-        // Background work is served beside the others and is no measure of their turn.
-        if state.class == Class::Traffic {
-            self.now = self.now.max(state.virtual_time);
-        }
-        state.virtual_time += 1;
-        let device = self.workers[worker];
-        let in_flight = InFlight::new(&self.devices[device].in_flight);
-        let concurrency = self.devices[device].in_flight.load(Ordering::Relaxed);
-        Some(Dispatch { worker, device, model, batch: vec![work], in_flight, concurrency })
-    }
-}
-
-/// Whose turn it is on a device.
-struct Next {
-    model: ModelKey,
-    placement: usize,
-    /// Background work that waits for the device gives way to it.
-    passes_over: bool,
-}
-
-/// Moves the dead out of a queue; the others keep their order.
-fn bury<W: Work>(queue: &mut VecDeque<W>, dead: &mut Vec<W>, now: Instant) {
-    for _ in 0..queue.len() {
-        match queue.pop_front() {
-            Some(work) if is_dead(&work, now) => dead.push(work),
-            Some(work) => queue.push_back(work),
-            None => {}
-        }
-    }
-}
-
-/// Whether running it would be for nobody. Its caller is answered by its own deadline, not from here.
-fn is_dead(work: &impl Work, now: Instant) -> bool {
-    work.is_cancelled() || work.deadline().is_some_and(|deadline| deadline <= now)
 }
 
 #[cfg(test)]

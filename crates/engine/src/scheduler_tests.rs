@@ -6,10 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Job {
     id: usize,
+    rows: usize,
+    /// Jobs of the same kind may run together; none with itself where it has none.
+    kind: Option<u8>,
+    priority: u64,
     deadline: Option<Instant>,
+    timeout: Option<Duration>,
     cancelled: Rc<Cell<bool>>,
 }
 
@@ -20,30 +25,87 @@ impl Work for Job {
     fn is_cancelled(&self) -> bool {
         self.cancelled.get()
     }
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn bytes(&self) -> usize {
+        self.rows * 100
+    }
+    fn size(&self) -> u8 {
+        6
+    }
+    fn joins(&self) -> bool {
+        self.kind.is_some()
+    }
+    fn joins_with(&self, other: &Self) -> bool {
+        self.kind == other.kind
+    }
+    fn priority(&self) -> u64 {
+        self.priority
+    }
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+    fn threads(&self) -> Option<usize> {
+        None
+    }
 }
 
 fn job(id: usize) -> Job {
-    Job { id, ..Job::default() }
+    let cancelled = Rc::default();
+    Job { id, rows: 1, kind: Some(0), priority: 0, deadline: None, timeout: None, cancelled }
 }
 
 fn on(devices: &[(usize, usize)]) -> Vec<Placement> {
     devices.iter().map(|&(device, limit)| Placement { device, limit }).collect()
 }
 
-/// A scheduler whose workers have all reported.
+fn level(limit: usize) -> Level {
+    Level { limit, timeout: None, delays: false, own_timeout: false }
+}
+
+/// One request at a time, at most `limit` wait.
+fn policy(placements: Vec<Placement>, limit: usize, class: Class) -> Policy {
+    Policy {
+        class,
+        placements,
+        placed: false,
+        levels: vec![level(limit)],
+        threads: None,
+        ..Policy::background(0)
+    }
+}
+
+/// A scheduler of such devices, which are no processors, whose workers have all reported.
 fn ready(workers: &[usize]) -> Scheduler<Job> {
-    let mut scheduler = Scheduler::new(workers);
-    for worker in 0..workers.iter().sum() {
-        assert!(scheduler.worker_ready(worker, Instant::now()).is_none());
+    let devices: Vec<_> = workers.iter().map(|&workers| (workers, None)).collect();
+    reported(Scheduler::new(&devices, usize::MAX))
+}
+
+/// A processor with so many cores and workers.
+fn processor(cores: usize) -> Scheduler<Job> {
+    reported(Scheduler::new(&[(cores, Some(cores))], usize::MAX))
+}
+
+fn reported(mut scheduler: Scheduler<Job>) -> Scheduler<Job> {
+    for worker in 0..scheduler.worker_count() {
+        assert!(scheduler.worker_ready(worker, Instant::now()).is_empty());
     }
     scheduler
+}
+
+/// What the worker that becomes free gets.
+fn free(scheduler: &mut Scheduler<Job>, worker: WorkerIndex, now: Instant) -> Option<Dispatch<Job>> {
+    let mut dispatches = scheduler.worker_free(worker, None, now);
+    assert!(dispatches.len() <= 1, "one worker has become free");
+    dispatches.pop()
 }
 
 #[test]
 fn goes_to_the_device_with_the_fewest_in_flight_and_ties_rotate() {
     let now = Instant::now();
     let mut scheduler = ready(&[2, 2, 2]);
-    let model = scheduler.add_model(on(&[(0, 2), (1, 2), (2, 2)]), 10, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 2), (1, 2), (2, 2)]), 10, Class::Traffic));
     let mut held = Vec::new();
     for id in 0..6 {
         held.push(scheduler.arrive(model, job(id), now).unwrap().unwrap());
@@ -53,26 +115,26 @@ fn goes_to_the_device_with_the_fewest_in_flight_and_ties_rotate() {
     assert!(scheduler.arrive(model, job(6), now).unwrap().is_none(), "all workers are busy");
     // A device whose work is unfinished is counted even though its worker is free.
     let first = held.remove(0);
-    let next = scheduler.worker_free(first.worker, model, now).unwrap();
-    assert_eq!((next.device, next.batch[0].id, next.concurrency), (0, 6, 3));
+    let next = free(&mut scheduler, first.worker, now).unwrap();
+    assert_eq!((next.device, next.batch[0].id, scheduler.load()[0].in_flight), (0, 6, 3));
 }
 
 #[test]
 fn a_full_queue_is_an_answer_and_the_dead_make_room() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 2, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 2, Class::Traffic));
     let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     let leaving = job(1);
     assert!(scheduler.arrive(model, leaving.clone(), now).unwrap().is_none());
-    let expiring = Job { id: 2, deadline: Some(now + Duration::from_secs(1)), ..Job::default() };
+    let expiring = Job { deadline: Some(now + Duration::from_secs(1)), ..job(2) };
     assert!(scheduler.arrive(model, expiring, now).unwrap().is_none());
     let (refused, why) = scheduler.arrive(model, job(3), now).unwrap_err();
-    assert_eq!((refused.id, why), (3, Refusal::Full { limit: 2 }));
+    assert_eq!((refused.id, why), (3, Refusal::Full { limit: 2, retry_after: None }));
     leaving.cancelled.set(true);
     assert!(scheduler.arrive(model, job(4), now).unwrap().is_none());
     // The expired one is skipped, the one that was let in instead runs.
-    let next = scheduler.worker_free(running.worker, model, now + Duration::from_secs(2)).unwrap();
+    let next = free(&mut scheduler, running.worker, now + Duration::from_secs(2)).unwrap();
     assert_eq!(next.batch[0].id, 4);
 }
 
@@ -80,28 +142,28 @@ fn a_full_queue_is_an_answer_and_the_dead_make_room() {
 fn a_limit_holds_even_while_workers_are_idle() {
     let now = Instant::now();
     let mut scheduler = ready(&[4]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
     assert_eq!((scheduler.queued(model), scheduler.running(model)), (1, 1));
-    assert_eq!(scheduler.worker_free(first.worker, model, now).unwrap().batch[0].id, 1);
+    assert_eq!(free(&mut scheduler, first.worker, now).unwrap().batch[0].id, 1);
 }
 
 #[test]
 fn beside_a_saturating_model_another_waits_for_one_run() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let greedy = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
-    let modest = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
+    let greedy = scheduler.add_model(policy(on(&[(0, 1)]), 1000, Class::Traffic));
+    let modest = scheduler.add_model(policy(on(&[(0, 1)]), 1000, Class::Traffic));
     let mut running = scheduler.arrive(greedy, job(0), now).unwrap().unwrap();
     for id in 1..500 {
         assert!(scheduler.arrive(greedy, job(id), now).unwrap().is_none());
     }
     for _ in 0..300 {
-        running = scheduler.worker_free(running.worker, running.model, now).unwrap();
+        running = free(&mut scheduler, running.worker, now).unwrap();
     }
     assert!(scheduler.arrive(modest, job(1000), now).unwrap().is_none());
-    let next = scheduler.worker_free(running.worker, running.model, now).unwrap();
+    let next = free(&mut scheduler, running.worker, now).unwrap();
     assert_eq!(next.model, modest);
 }
 
@@ -109,37 +171,37 @@ fn beside_a_saturating_model_another_waits_for_one_run() {
 fn a_removed_model_gives_back_what_waits_and_refuses_what_comes() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
     let left: Vec<_> = scheduler.remove_model(model).iter().map(|job| job.id).collect();
     assert_eq!(left, [1]);
     assert_eq!(scheduler.arrive(model, job(2), now).unwrap_err().1, Refusal::Gone);
-    assert!(scheduler.worker_free(running.worker, model, now).is_none());
+    assert!(free(&mut scheduler, running.worker, now).is_none());
 }
 
 #[test]
 fn a_run_that_outlives_its_model_does_not_count_for_the_next_one() {
     let now = Instant::now();
     let mut scheduler = ready(&[2]);
-    let old = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let old = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     let outliving = scheduler.arrive(old, job(0), now).unwrap().unwrap();
     assert!(scheduler.remove_model(old).is_empty());
-    let new = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let new = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     assert_ne!(old, new);
     let running = scheduler.arrive(new, job(1), now).unwrap().unwrap();
     assert!(scheduler.arrive(new, job(2), now).unwrap().is_none());
-    assert!(scheduler.worker_free(outliving.worker, old, now).is_none(), "the new model's limit is 1");
-    assert_eq!(scheduler.worker_free(running.worker, new, now).unwrap().batch[0].id, 2);
+    assert!(free(&mut scheduler, outliving.worker, now).is_none(), "the new model's limit is 1");
+    assert_eq!(free(&mut scheduler, running.worker, now).unwrap().batch[0].id, 2);
 }
 
 /// Runs of `model` and of whatever else waits, in the order in which one worker takes them.
 fn order(scheduler: &mut Scheduler<Job>, mut run: Dispatch<Job>, count: usize) -> Vec<ModelKey> {
     let mut models = Vec::new();
     for _ in 0..count {
-        let (worker, model) = (run.worker, run.model);
+        let worker = run.worker;
         drop(run);
-        run = scheduler.worker_free(worker, model, Instant::now()).unwrap();
+        run = free(scheduler, worker, Instant::now()).unwrap();
         models.push(run.model);
     }
     models
@@ -149,9 +211,9 @@ fn order(scheduler: &mut Scheduler<Job>, mut run: Dispatch<Job>, count: usize) -
 fn background_gives_way_to_traffic_but_not_for_good() {
     let now = Instant::now();
     let mut scheduler = ready(&[1]);
-    let traffic = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
-    let other = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Traffic);
-    let background = scheduler.add_model(on(&[(0, 1)]), 1000, Class::Background);
+    let traffic = scheduler.add_model(policy(on(&[(0, 1)]), 1000, Class::Traffic));
+    let other = scheduler.add_model(policy(on(&[(0, 1)]), 1000, Class::Traffic));
+    let background = scheduler.add_model(policy(on(&[(0, 1)]), 1000, Class::Background));
     let first = scheduler.arrive(traffic, job(0), now).unwrap().unwrap();
     for id in 1..100 {
         for model in [traffic, other, background] {
@@ -170,11 +232,11 @@ fn background_gives_way_to_traffic_but_not_for_good() {
 fn background_runs_at_once_where_a_worker_is_idle_and_counts_as_in_flight() {
     let now = Instant::now();
     let mut scheduler = ready(&[2]);
-    let background = scheduler.add_model(on(&[(0, 1)]), 10, Class::Background);
-    let traffic = scheduler.add_model(on(&[(0, 2)]), 10, Class::Traffic);
+    let background = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Background));
+    let traffic = scheduler.add_model(policy(on(&[(0, 2)]), 10, Class::Traffic));
     let warming = scheduler.arrive(background, job(0), now).unwrap().unwrap();
     let run = scheduler.arrive(traffic, job(1), now).unwrap().unwrap();
-    assert_eq!((warming.concurrency, run.concurrency), (1, 2));
+    assert_eq!((warming.worker, run.worker, scheduler.load()[0].in_flight), (1, 0, 2));
 }
 
 fn ids(dispatches: &[Dispatch<Job>]) -> Vec<usize> {
@@ -185,17 +247,17 @@ fn ids(dispatches: &[Dispatch<Job>]) -> Vec<usize> {
 fn a_limit_that_grows_is_used_at_once_and_one_that_shrinks_lets_runs_end() {
     let now = Instant::now();
     let mut scheduler = ready(&[4]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     for id in 1..6 {
         assert!(scheduler.arrive(model, job(id), now).unwrap().is_none());
     }
-    let more = scheduler.set_placements(model, &on(&[(0, 3)]), now);
+    let more = scheduler.set_policy(model, &policy(on(&[(0, 3)]), 10, Class::Traffic), now);
     assert_eq!((ids(&more), scheduler.running(model)), (vec![1, 2], 3));
-    assert!(scheduler.set_placements(model, &on(&[(0, 1)]), now).is_empty());
-    assert!(scheduler.worker_free(first.worker, model, now).is_none());
-    assert!(scheduler.worker_free(more[0].worker, model, now).is_none());
-    let next = scheduler.worker_free(more[1].worker, model, now).unwrap();
+    assert!(scheduler.set_policy(model, &policy(on(&[(0, 1)]), 10, Class::Traffic), now).is_empty());
+    assert!(free(&mut scheduler, first.worker, now).is_none());
+    assert!(free(&mut scheduler, more[0].worker, now).is_none());
+    let next = free(&mut scheduler, more[1].worker, now).unwrap();
     assert_eq!((next.batch[0].id, scheduler.running(model), scheduler.queued(model)), (3, 1, 2));
 }
 
@@ -203,14 +265,67 @@ fn a_limit_that_grows_is_used_at_once_and_one_that_shrinks_lets_runs_end() {
 fn runs_on_a_device_that_was_taken_away_count_when_it_is_given_back() {
     let now = Instant::now();
     let mut scheduler = ready(&[2, 1]);
-    let model = scheduler.add_model(on(&[(0, 1)]), 10, Class::Traffic);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
     let run = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     assert!(scheduler.arrive(model, job(1), now).unwrap().is_none());
-    let moved = scheduler.set_placements(model, &on(&[(1, 1)]), now);
+    let moved = scheduler.set_policy(model, &policy(on(&[(1, 1)]), 10, Class::Traffic), now);
     assert_eq!((moved[0].device, moved[0].batch[0].id), (1, 1));
     assert!(scheduler.arrive(model, job(2), now).unwrap().is_none());
-    assert!(scheduler.set_placements(model, &on(&[(0, 1), (1, 1)]), now).is_empty());
-    assert_eq!(scheduler.worker_free(run.worker, model, now).unwrap().batch[0].id, 2);
+    assert!(scheduler.set_policy(model, &policy(on(&[(0, 1), (1, 1)]), 10, Class::Traffic), now).is_empty());
+    assert_eq!(free(&mut scheduler, run.worker, now).unwrap().batch[0].id, 2);
+}
+
+/// A run of `model` takes half as long on two threads, and a batch is as many times longer as it has rows.
+fn teach(scheduler: &mut Scheduler<Job>, model: ModelKey) {
+    for (rows, threads, millis) in [(1, 1, 20), (1, 2, 8), (8, 1, 160), (8, 2, 64)] {
+        scheduler.seed(model, 6, rows, threads, Duration::from_millis(millis));
+    }
+}
+
+#[test]
+fn a_model_waits_for_its_own_run_on_all_cores_and_no_other_does() {
+    let now = Instant::now();
+    let mut scheduler = processor(2);
+    let model = scheduler.add_model(policy(on(&[(0, 2)]), 10, Class::Traffic));
+    let other = scheduler.add_model(policy(on(&[(0, 2)]), 10, Class::Traffic));
+    teach(&mut scheduler, model);
+    let wide = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+    assert_eq!(wide.threads, 2);
+    assert!(scheduler.arrive(model, job(1), now).unwrap().is_none(), "soon it has all cores too");
+    let beside = scheduler.arrive(other, job(2), now).unwrap().unwrap();
+    assert_eq!(beside.threads, 1, "all cores are in use");
+    assert!(free(&mut scheduler, beside.worker, now).is_none_or(|next| next.model == model));
+    let next = free(&mut scheduler, wide.worker, now).unwrap();
+    assert_eq!((next.batch[0].id, next.threads), (1, 2));
+}
+
+#[test]
+fn what_the_configuration_says_of_threads_holds() {
+    let now = Instant::now();
+    let mut scheduler = processor(2);
+    let said = Policy { threads: Some(2), placed: true, ..policy(on(&[(0, 2)]), 10, Class::Traffic) };
+    let model = scheduler.add_model(said);
+    teach(&mut scheduler, model);
+    let runs = [0, 1].map(|id| scheduler.arrive(model, job(id), now).unwrap().unwrap().threads);
+    assert_eq!(runs, [2, 2]);
+}
+
+#[test]
+fn a_failed_device_gives_back_what_only_it_could_run() {
+    let now = Instant::now();
+    let mut scheduler = ready(&[1, 1]);
+    let here = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
+    let both = scheduler.add_model(policy(on(&[(0, 1), (1, 1)]), 10, Class::Traffic));
+    let runs: Vec<_> = (0..2).map(|id| scheduler.arrive(both, job(id), now).unwrap().unwrap()).collect();
+    for (id, model) in [(2, here), (3, both), (4, here)] {
+        assert!(scheduler.arrive(model, job(id), now).unwrap().is_none());
+    }
+    let stranded: Vec<_> = scheduler.fail_device(0).iter().map(|job| job.id).collect();
+    assert_eq!(stranded, [2, 4]);
+    assert_eq!(scheduler.arrive(here, job(5), now).unwrap_err().1, Refusal::NoDevice);
+    let [failed, well] = [0, 1].map(|device| runs.iter().find(|run| run.device == device).unwrap().worker);
+    assert!(free(&mut scheduler, failed, now).is_none());
+    assert_eq!(free(&mut scheduler, well, now).unwrap().batch[0].id, 3);
 }
 
 /// What may happen to a scheduler.
@@ -250,7 +365,7 @@ impl Account {
             .iter()
             .map(|(class, limits)| {
                 let limits = limits[..workers.len()].to_vec();
-                (scheduler.add_model(places(&limits), 5, *class), *class, limits)
+                (scheduler.add_model(policy(places(&limits), 5, *class)), *class, limits)
             })
             .collect();
         let passed_over = vec![0; workers.len()];
@@ -298,19 +413,19 @@ impl Account {
             }
             Step::Changes(pick, limits) => {
                 let count = self.models.len();
-                let (key, _, known) = &mut self.models[pick % count];
+                let (key, class, known) = &mut self.models[pick % count];
                 *known = limits[..self.workers.len()].to_vec();
-                let started = self.scheduler.set_placements(*key, &places(known), now);
+                let started = self.scheduler.set_policy(*key, &policy(places(known), 5, *class), now);
                 self.busy.extend(started);
             }
         }
     }
 
     fn end(&mut self, done: Dispatch<Job>, now: Instant) {
-        let (worker, model, device) = (done.worker, done.model, done.device);
+        let (worker, device) = (done.worker, done.device);
         drop(done);
         let waited = [Class::Traffic, Class::Background].map(|class| self.waits(class, device));
-        let next = self.scheduler.worker_free(worker, model, now);
+        let next = free(&mut self.scheduler, worker, now);
         match (next.as_ref().map(|next| self.class(next.model)), waited) {
             (Some(Class::Traffic), [_, true]) => self.passed_over[device] += 1,
             (Some(Class::Background), [true, _]) => {

@@ -26,9 +26,10 @@ use crate::{
     outputs,
     pool::{Executable, Job, Pool, Registration},
     reply::Reply,
-    scheduler::Class,
+    scheduler::Policy,
     text::quote,
-    value::Output,
+    value::{Call, Output},
+    warm_costs::Costing,
     warm_inputs::{Trial, trials},
 };
 
@@ -71,6 +72,7 @@ pub fn warm(
     pool: &Pool,
     live: &LiveVersion,
     examples: &[Example],
+    measure: bool,
     stop: &AtomicBool,
 ) -> std::result::Result<Vec<Warmed>, LoadError> {
     let trials = trials(live, examples)?;
@@ -81,7 +83,7 @@ pub fn warm(
     for index in live.executable().devices() {
         let device = pool.devices()[index];
         let executable = Arc::new(live.executable().for_warming(index)?);
-        let registration = pool.register(&executable, 1, Class::Background);
+        let registration = pool.register(Policy::background(index));
         let oven = Oven { live, executable, registration, device, stop };
         for trial in &trials {
             match oven.settle(trial) {
@@ -92,6 +94,9 @@ pub fn warm(
                 Ok(None) => return Ok(warmed),
                 Err(error) => oven.judge(trial, &error)?,
             }
+        }
+        if measure {
+            oven.measure(&trials[0], pool.cores(index));
         }
     }
     Ok(warmed)
@@ -131,13 +136,16 @@ impl Oven<'_> {
     /// One run, checked as a request is; how long it took on its worker.
     fn run(&self, trial: &Trial) -> Result<Option<Duration>> {
         let checked = check::call(&self.live.binding, trial.inputs.clone())?;
+        let Some((output, took)) = self.call(checked.call, checked.batch, 1)? else { return Ok(None) };
+        outputs::name(&self.live.binding, output, &[], checked.batch)?;
+        Ok(Some(took))
+    }
+
+    /// One run on so many threads, if they are free; `None` when told to stop.
+    fn call(&self, call: Call, rows: Option<i64>, threads: usize) -> Result<Option<(Output, Duration)>> {
         let (sender, answer) = oneshot::channel();
-        let job = Job {
-            executable: Arc::clone(&self.executable),
-            call: checked.call,
-            reply: Reply::Measured(sender),
-            deadline: None,
-        };
+        let mut job = Job::new(Arc::clone(&self.executable), call, rows, Reply::Measured(sender));
+        job.threads = Some(threads);
         let lost = || Error::WorkerLost { model: self.live.model.to_string() };
         self.registration.submit(job).map_err(|_| lost())?;
         let Some(answer) = wait(answer, self.stop, Instant::now() + LONGEST_RUN) else {
@@ -148,8 +156,18 @@ impl Oven<'_> {
             return Err(Error::Model { model: self.live.model.to_string(), message });
         };
         let (output, took): (Result<Output>, Duration) = answer.map_err(|_| lost())?;
-        outputs::name(&self.live.binding, output?, &[], checked.batch)?;
-        Ok(Some(took))
+        Ok(Some((output?, took)))
+    }
+
+    /// Measures what runs cost. What fails here says nothing: a model need not be able to take several of
+    /// the same.
+    fn measure(&self, trial: &Trial, cores: usize) {
+        let Ok(checked) = check::call(&self.live.binding, trial.inputs.clone()) else { return };
+        let costing = Costing::new(&self.live.config, &checked, cores);
+        costing.measure(
+            |call, rows, threads| self.call(call, rows, threads).ok().flatten().map(|(_, took)| took),
+            |size, rows, threads, took| self.live.registration().seed(size, rows, threads, took),
+        );
     }
 
     /// Whether the version may serve although it failed.

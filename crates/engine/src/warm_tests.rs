@@ -32,7 +32,7 @@ fn warmed(
     live: &LiveVersion,
     examples: &[Example],
 ) -> std::result::Result<Vec<Warmed>, LoadError> {
-    warm(&house.pool, live, examples, &AtomicBool::new(false))
+    warm(&house.pool, live, examples, false, &AtomicBool::new(false))
 }
 
 #[track_caller]
@@ -116,7 +116,7 @@ fn it_ends_when_nobody_wants_the_version_any_more() {
     let live = house.model("gate", with_sample(20), &[(0, 1)]);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let warming = scope.spawn(|| warm(&house.pool, &live, &[], &stop));
+        let warming = scope.spawn(|| warm(&house.pool, &live, &[], false, &stop));
         house.fake.wait_started(1);
         stop.store(true, Ordering::Relaxed);
         assert_eq!(warming.join().unwrap(), Ok(Vec::new()));

@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
 use sconce_engine::{
     backend::Backend,
-    pool::Pool,
+    pool::{Pool, PoolSettings},
     reaper::Reaper,
     reconcile::{Overrides, Parts, Reconciler},
     table::Table,
@@ -102,7 +102,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = options.cpu_workers.map_or(cores, usize::from);
-    let pool = Pool::start(&backend, workers, cores).context("the worker threads could not be started")?;
+    let pool = Pool::start(&backend, PoolSettings { cpu_workers: workers, ..PoolSettings::new(cores) })
+        .context("the worker threads could not be started")?;
     let table = Arc::new(Table::default());
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);

@@ -11,7 +11,7 @@ pub(crate) fn from_error(error: &Error) -> Box<Status> {
             Status::not_found(text)
         }
         Error::InvalidInput(_) => Status::invalid_argument(text),
-        Error::NotReady { .. } => Status::unavailable(text),
+        Error::NotReady { .. } | Error::DeviceLost { .. } => Status::unavailable(text),
         Error::QueueFull { .. } | Error::QueuesFull { .. } => Status::resource_exhausted(text),
         Error::DeadlineExceeded { .. } | Error::QueueTimeout { .. } => Status::deadline_exceeded(text),
         Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. } => Status::internal(text),

@@ -272,9 +272,8 @@ struct TorchRunner {
 }
 
 impl Runner for TorchRunner {
-    fn run(&mut self, calls: Vec<Call>, done: Done) {
-        let results: Vec<_> = calls.into_iter().map(|call| self.run_one(call)).collect();
-        done.complete(results);
+    fn run(&mut self, call: Call, done: Done) {
+        done.complete(self.run_one(call));
     }
 }
 

@@ -19,7 +19,7 @@ use sconce_engine::{
     binding::Binding,
     check::Input,
     model::{LiveVersion, Request},
-    pool::{Executable, Pool},
+    pool::{Executable, Pool, PoolSettings},
     reaper::Reaper,
     scheduler::Placement,
     value::Tensor,
@@ -41,7 +41,7 @@ impl House {
         fs::create_dir_all(root.path().join("m/1")).unwrap();
         fs::write(root.path().join("m/config.yaml"), config).unwrap();
         let backend: Arc<dyn Backend> = Arc::new(Torch::new());
-        let pool = Pool::start(&backend, 2, 2).unwrap();
+        let pool = Pool::start(&backend, PoolSettings::new(2)).unwrap();
         let reaper = Reaper::start(Arc::clone(&backend)).unwrap();
         let house = Self { root, backend, pool, reaper };
         define(source, parameters, &house.file()).unwrap();
@@ -64,7 +64,7 @@ impl House {
         let binding = Binding::new(&config, opened.schema())?;
         let modules = vec![(Placement { device: 0, limit: 1 }, opened.load(Device::Cpu)?)];
         let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
-        let executable = Executable::new(name, version, None, modules, &self.reaper)?;
+        let executable = Executable::new(name, version, Vec::new(), modules, &self.reaper)?;
         let schema = Arc::new(opened.schema().clone());
         Ok(Arc::new(LiveVersion::new(config, schema, binding, executable, &self.pool)))
     }

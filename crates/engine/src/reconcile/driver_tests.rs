@@ -9,6 +9,7 @@ use std::{
 use sconce_repository::{ModelConfig, scan};
 
 use super::*;
+use crate::pool::PoolSettings;
 use crate::{
     Error,
     backend::{Device, LoadError, Opened, WorkerContext},
@@ -81,7 +82,7 @@ impl Server {
         let witness =
             Arc::new(Witness { fake: Fake::new(self.gpus), table, ready_while_loading: Mutex::default() });
         let backend: Arc<dyn Backend> = Arc::clone(&witness) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, 2, 2).unwrap();
+        let pool = Pool::start(&backend, PoolSettings::new(2)).unwrap();
         let reaper = Reaper::start(Arc::clone(&backend)).unwrap();
         let settings = Settings {
             roots: vec![self.root.path().to_owned()],
@@ -213,7 +214,7 @@ fn placed(gpus: u32, instances: &str) -> Result<Vec<(Device, usize)>, LoadError>
     server.write("m/config.yaml", instances);
     server.write("m/1/model.pt", ECHO);
     let backend: Arc<dyn Backend> = Arc::new(Fake::new(gpus));
-    let pool = Pool::start(&backend, 4, 4).unwrap();
+    let pool = Pool::start(&backend, PoolSettings::new(4)).unwrap();
     let snapshot = scan(&[server.root.path().to_owned()]);
     let config = snapshot.models["m"].config.clone().unwrap();
     let places = place(&config, &pool)?;

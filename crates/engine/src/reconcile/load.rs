@@ -20,7 +20,7 @@ use crate::{
     backend::LoadError,
     binding::Binding,
     examples::Example,
-    model::{LiveVersion, threads},
+    model::{LiveVersion, allowed_sizes},
     pool::Executable,
     table::Step,
     text::quote,
@@ -148,7 +148,10 @@ impl Loader {
             return Err(NotPassed { step: Step::Copy, reason, digest: None });
         }
         let examples = self.examples(task);
-        let warmed = warm(&self.parts.pool, &live, &examples, &step.stop).map_err(not_passed(Step::Warm))?;
+        // What it costs is much like what the version before it did, and service tells the rest.
+        let known = task.newest.as_ref().inspect(|newest| live.inherit_costs(newest)).is_some();
+        let warmed =
+            warm(&self.parts.pool, &live, &examples, !known, &step.stop).map_err(not_passed(Step::Warm))?;
         if step.stop.load(Ordering::Relaxed) {
             // Perhaps not warm, and not wanted as it is: nothing that is not warm may serve.
             return Ok(Outcome::Untouched);
@@ -199,7 +202,7 @@ impl Loader {
             })
             .collect::<Result<Vec<_>, LoadError>>()?;
         let name = Arc::clone(&binding.model);
-        let executable = Executable::new(name, step.version, threads(config), modules, reaper)?;
+        let executable = Executable::new(name, step.version, allowed_sizes(config), modules, reaper)?;
         let schema = Arc::new(opened.schema().clone());
         Ok(LiveVersion::new(Arc::clone(config), schema, binding, executable, pool))
     }

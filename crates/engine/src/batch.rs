@@ -1,0 +1,259 @@
+//! Several calls as one: which may be joined, and how their arguments and answers are.
+//!
+//! Calls may run together when every dimension but the first agrees, the same optional arguments are
+//! there, and scalars are equal. Each tensor is copied once, into its place in the batch; the parts of an
+//! answer are views.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    text::shape_text,
+    value::{Arg, Call, Output, Tensor, Value, strings},
+};
+
+/// What the scheduler has to know of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Its first dimension.
+    pub(crate) rows: usize,
+    /// Bytes of its tensors.
+    pub(crate) bytes: usize,
+    /// Equal for calls that may run together; `None` for one that runs by itself.
+    pub(crate) key: Option<u64>,
+}
+
+/// `rows` as the check of the request found them: `None` where the model has no batch dimension.
+pub(crate) fn traits(call: &Call, rows: Option<i64>) -> Traits {
+    let mut bytes = 0;
+    let mut hasher = DefaultHasher::new();
+    let mut joins = rows.is_some();
+    let rows = rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(1).max(1);
+    for argument in &call.arguments {
+        std::mem::discriminant(argument).hash(&mut hasher);
+        match argument {
+            Arg::Default => {}
+            Arg::Tensor(tensor) => joins &= hash_tensor(tensor, rows, &mut hasher, &mut bytes),
+            Arg::Tensors(tensors) => {
+                tensors.len().hash(&mut hasher);
+                for tensor in tensors {
+                    joins &= hash_tensor(tensor, rows, &mut hasher, &mut bytes);
+                }
+            }
+            Arg::Dict(entries) => {
+                entries.len().hash(&mut hasher);
+                for (key, tensor) in entries {
+                    key.hash(&mut hasher);
+                    joins &= hash_tensor(tensor, rows, &mut hasher, &mut bytes);
+                }
+            }
+            Arg::Strings(data) => {
+                bytes += data.len();
+                // As many elements as rows, else it is not known which belong to which row.
+                joins = joins && strings(data).count() == rows;
+            }
+            Arg::Int(value) => value.hash(&mut hasher),
+            Arg::Float(value) => value.to_bits().hash(&mut hasher),
+            Arg::Bool(value) => value.hash(&mut hasher),
+            Arg::Str(data) => {
+                bytes += data.len();
+                data.hash(&mut hasher);
+            }
+        }
+    }
+    Traits { rows, bytes, key: joins.then(|| hasher.finish()) }
+}
+
+fn hash_tensor(tensor: &Tensor, rows: usize, hasher: &mut DefaultHasher, bytes: &mut usize) -> bool {
+    let Value::Host(data) = &tensor.value else { return false };
+    *bytes += data.len();
+    tensor.data_type.hash(hasher);
+    let Some((first, rest)) = tensor.shape.split_first() else { return false };
+    rest.hash(hasher);
+    usize::try_from(*first).is_ok_and(|first| first == rows)
+}
+
+/// Whether calls of equal keys really are alike: a key is a hash.
+pub(crate) fn alike(one: &Call, other: &Call) -> bool {
+    one.arguments.len() == other.arguments.len()
+        && one.arguments.iter().zip(&other.arguments).all(|(one, other)| match (one, other) {
+            (Arg::Default, Arg::Default) | (Arg::Strings(_), Arg::Strings(_)) => true,
+            (Arg::Tensor(one), Arg::Tensor(other)) => alike_tensors(one, other),
+            (Arg::Tensors(one), Arg::Tensors(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|(one, other)| alike_tensors(one, other))
+            }
+            (Arg::Dict(one), Arg::Dict(other)) => {
+                one.len() == other.len()
+                    && one
+                        .iter()
+                        .zip(other)
+                        .all(|(one, other)| one.0 == other.0 && alike_tensors(&one.1, &other.1))
+            }
+            (Arg::Int(one), Arg::Int(other)) => one == other,
+            (Arg::Float(one), Arg::Float(other)) => one.to_bits() == other.to_bits(),
+            (Arg::Bool(one), Arg::Bool(other)) => one == other,
+            (Arg::Str(one), Arg::Str(other)) => one == other,
+            _ => false,
+        })
+}
+
+fn alike_tensors(one: &Tensor, other: &Tensor) -> bool {
+    one.data_type == other.data_type
+        && one.shape.len() == other.shape.len()
+        && one.shape.iter().skip(1).eq(other.shape.iter().skip(1))
+}
+
+/// One call of all rows of these, and behind them rows of zeros and empty strings until there are `total`.
+/// The calls are alike, and there is at least one.
+pub(crate) fn gather(calls: &[&Call], rows: &[usize], total: usize) -> Call {
+    let padding = total.saturating_sub(rows.iter().sum());
+    let width = calls.first().map_or(0, |call| call.arguments.len());
+    let arguments = (0..width).map(|index| {
+        let all = || calls.iter().map(move |call| &call.arguments[index]);
+        match &calls[0].arguments[index] {
+            Arg::Tensor(first) => Arg::Tensor(join(first, all().filter_map(tensor_of), total)),
+            Arg::Tensors(first) => Arg::Tensors(
+                (0..first.len())
+                    .map(|at| join(&first[at], all().filter_map(|arg| element_of(arg, at)), total))
+                    .collect(),
+            ),
+            Arg::Dict(first) => {
+                let entry = |(at, (key, tensor)): (usize, &(std::sync::Arc<str>, Tensor))| {
+                    (
+                        std::sync::Arc::clone(key),
+                        join(tensor, all().filter_map(|arg| element_of(arg, at)), total),
+                    )
+                };
+                Arg::Dict(first.iter().enumerate().map(entry).collect())
+            }
+            Arg::Strings(_) => {
+                let mut data = BytesMut::new();
+                for argument in all() {
+                    if let Arg::Strings(strings) = argument {
+                        data.extend_from_slice(strings);
+                    }
+                }
+                data.resize(data.len() + 4 * padding, 0);
+                Arg::Strings(data.freeze())
+            }
+            scalar @ (Arg::Default | Arg::Int(_) | Arg::Float(_) | Arg::Bool(_) | Arg::Str(_)) => {
+                scalar.clone()
+            }
+        }
+    });
+    Call { arguments: arguments.collect() }
+}
+
+fn tensor_of(argument: &Arg) -> Option<&Tensor> {
+    match argument {
+        Arg::Tensor(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+fn element_of(argument: &Arg, index: usize) -> Option<&Tensor> {
+    match argument {
+        Arg::Tensors(tensors) => tensors.get(index),
+        Arg::Dict(entries) => entries.get(index).map(|(_, tensor)| tensor),
+        _ => None,
+    }
+}
+
+/// Tensors below each other.
+fn join<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor>, total: usize) -> Tensor {
+    let mut shape = first.shape.clone();
+    let rows = usize::try_from(shape[0]).unwrap_or(1).max(1);
+    let row = first.bytes().len() / rows;
+    let mut data = Vec::with_capacity(row * total);
+    for tensor in tensors {
+        data.extend_from_slice(tensor.bytes());
+    }
+    data.resize(row * total, 0);
+    shape[0] = i64::try_from(total).unwrap_or(i64::MAX);
+    Tensor::host(first.data_type, shape, Bytes::from(data))
+}
+
+/// The parts of a batch's answer, one for each number of rows; rows beyond them are dropped.
+///
+/// # Errors
+/// One sentence, where the answer does not have as many rows as the batch.
+pub(crate) fn scatter(output: &Output, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {
+    let part = |output: &Output| scatter(output, rows, total);
+    match output {
+        Output::Tensor(tensor) => Ok(slices(tensor, rows, total)?.map(Output::Tensor).collect()),
+        Output::Strings(tensor) => split_strings(tensor, rows, total),
+        Output::List(elements) => {
+            Ok(transpose(elements.iter().map(part), rows.len())?.into_iter().map(Output::List).collect())
+        }
+        Output::Tuple(elements) => {
+            let parts = transpose(elements.iter().map(|(_, element)| part(element)), rows.len())?;
+            let names = || elements.iter().map(|(name, _)| name.clone());
+            Ok(parts.into_iter().map(|part| Output::Tuple(names().zip(part).collect())).collect())
+        }
+        Output::Dict(entries) => {
+            let parts = transpose(entries.iter().map(|(_, element)| part(element)), rows.len())?;
+            let keys = || entries.iter().map(|(key, _)| key.clone());
+            Ok(parts.into_iter().map(|part| Output::Dict(keys().zip(part).collect())).collect())
+        }
+        // It is refused for each request as it would be if the request ran alone.
+        Output::Other(kind) => Ok(rows.iter().map(|_| Output::Other(kind.clone())).collect()),
+    }
+}
+
+/// From the parts of each element to the elements of each part.
+fn transpose(
+    elements: impl Iterator<Item = Result<Vec<Output>, String>>,
+    count: usize,
+) -> Result<Vec<Vec<Output>>, String> {
+    let mut parts: Vec<Vec<Output>> = (0..count).map(|_| Vec::new()).collect();
+    for element in elements {
+        for (part, output) in parts.iter_mut().zip(element?) {
+            part.push(output);
+        }
+    }
+    Ok(parts)
+}
+
+fn slices(tensor: &Tensor, rows: &[usize], total: usize) -> Result<impl Iterator<Item = Tensor>, String> {
+    let Value::Host(data) = &tensor.value else {
+        return Err("a batch's answer stayed on its device".to_owned());
+    };
+    let first = tensor.shape.first().and_then(|first| usize::try_from(*first).ok());
+    if first != Some(total) || total == 0 {
+        return Err(format!("a tensor of shape {} for a batch of {total}", shape_text(&tensor.shape)));
+    }
+    let row = data.len() / total;
+    let mut at = 0;
+    Ok(rows.iter().map(move |&rows| {
+        let part = data.slice(at * row..(at + rows) * row);
+        at += rows;
+        let mut shape = tensor.shape.clone();
+        shape[0] = i64::try_from(rows).unwrap_or(i64::MAX);
+        Tensor::host(tensor.data_type, shape, part)
+    }))
+}
+
+fn split_strings(tensor: &Tensor, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {
+    let Value::Host(data) = &tensor.value else {
+        return Err("a batch's answer stayed on its device".to_owned());
+    };
+    if tensor.shape != [i64::try_from(total).unwrap_or(i64::MAX)] {
+        return Err(format!("strings of shape {} for a batch of {total}", shape_text(&tensor.shape)));
+    }
+    let mut lengths = strings(data).map(|element| 4 + element.len());
+    let mut at = 0;
+    let parts = rows.iter().map(|&rows| {
+        let length: usize = lengths.by_ref().take(rows).sum();
+        let part = data.slice(at..at + length);
+        at += length;
+        let shape = vec![i64::try_from(rows).unwrap_or(i64::MAX)];
+        Output::Strings(Tensor::host(tensor.data_type, shape, part))
+    });
+    Ok(parts.collect())
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,150 @@
+//! Joined and taken apart again, every caller has its own.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{DataType, value::push_string};
+
+fn tensor(rows: usize, row: &[i64], seed: u8) -> Tensor {
+    let shape: Vec<i64> = std::iter::once(rows as i64).chain(row.iter().copied()).collect();
+    let bytes = shape.iter().product::<i64>() as usize;
+    let data: Vec<u8> = (0..bytes).map(|at| (at as u8).wrapping_mul(7).wrapping_add(seed)).collect();
+    Tensor::host(DataType::Uint8, shape, data.into())
+}
+
+fn words(rows: usize, seed: u8) -> Bytes {
+    let mut data = Vec::new();
+    for row in 0..rows {
+        push_string(&mut data, &vec![seed; (seed as usize + row) % 5]);
+    }
+    data.into()
+}
+
+/// A call with an argument of each kind.
+fn call(rows: usize, row: &[i64], seed: u8) -> Call {
+    let key = |name: &str| name.into();
+    Call {
+        arguments: vec![
+            Arg::Tensor(tensor(rows, row, seed)),
+            Arg::Tensors(vec![tensor(rows, &[2], seed), tensor(rows, &[], seed)]),
+            Arg::Dict(vec![(key("a"), tensor(rows, &[3], seed)), (key("b"), tensor(rows, row, seed))]),
+            Arg::Strings(words(rows, seed)),
+            Arg::Int(3),
+            Arg::Float(0.5),
+            Arg::Bool(true),
+            Arg::Str(Bytes::from_static(b"mode")),
+            Arg::Default,
+        ],
+    }
+}
+
+/// What a model returns that gives back what it was given.
+fn echo(call: &Call) -> Output {
+    let tensor = |tensor: &Tensor| Output::Tensor(tensor.clone());
+    Output::Tuple(
+        call.arguments
+            .iter()
+            .filter_map(|argument| match argument {
+                Arg::Tensor(one) => Some((None, tensor(one))),
+                Arg::Tensors(all) => {
+                    Some((Some("list".to_owned()), Output::List(all.iter().map(tensor).collect())))
+                }
+                Arg::Dict(all) => {
+                    let entries = all.iter().map(|(key, one)| (key.to_string(), tensor(one)));
+                    Some((None, Output::Dict(entries.collect())))
+                }
+                Arg::Strings(data) => {
+                    let count = strings(data).count() as i64;
+                    Some((None, Output::Strings(Tensor::host(DataType::Bytes, vec![count], data.clone()))))
+                }
+                Arg::Int(_) | Arg::Float(_) | Arg::Bool(_) | Arg::Str(_) | Arg::Default => None,
+            })
+            .collect(),
+    )
+}
+
+fn shown(output: &Output) -> String {
+    match output {
+        Output::Tensor(tensor) | Output::Strings(tensor) => {
+            format!("{:?} {:?}", tensor.shape, tensor.bytes())
+        }
+        Output::List(all) => all.iter().map(shown).collect(),
+        Output::Tuple(all) => all.iter().map(|(name, one)| format!("{name:?}={}", shown(one))).collect(),
+        Output::Dict(all) => all.iter().map(|(name, one)| format!("{name}={}", shown(one))).collect(),
+        Output::Other(kind) => kind.clone(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_gets_its_own(rows in prop::collection::vec(1usize..5, 1..6), row in prop::collection::vec(0i64..4, 0..3), padding in 0usize..5) {
+        let calls: Vec<Call> =
+            rows.iter().enumerate().map(|(seed, rows)| call(*rows, &row, seed as u8 + 1)).collect();
+        for other in &calls {
+            prop_assert!(alike(&calls[0], other));
+            prop_assert_eq!(traits(&calls[0], Some(rows[0] as i64)).key, traits(other, Some(other_rows(other))).key);
+        }
+        let total = rows.iter().sum::<usize>() + padding;
+        let joined = gather(&calls.iter().collect::<Vec<_>>(), &rows, total);
+        prop_assert_eq!(traits(&joined, Some(total as i64)).rows, total);
+        prop_assert!(traits(&joined, Some(total as i64)).key.is_some());
+        let parts = scatter(&echo(&joined), &rows, total).unwrap();
+        prop_assert_eq!(parts.len(), calls.len());
+        for (part, call) in parts.iter().zip(&calls) {
+            prop_assert_eq!(shown(part), shown(&echo(call)));
+        }
+    }
+}
+
+fn other_rows(call: &Call) -> i64 {
+    match &call.arguments[0] {
+        Arg::Tensor(tensor) => tensor.shape[0],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_differs_in_more_than_its_rows_is_not_joined() {
+    let one = call(2, &[3], 1);
+    let changes: [fn(&mut Vec<Arg>); 8] = [
+        |args| args[0] = Arg::Tensor(tensor(2, &[4], 1)),
+        |args| args[0] = Arg::Tensor(Tensor { data_type: DataType::Int8, ..tensor(2, &[3], 1) }),
+        |args| args[0] = Arg::Default,
+        |args| args[1] = Arg::Tensors(vec![tensor(2, &[2], 1)]),
+        |args| args[2] = Arg::Dict(vec![("a".into(), tensor(2, &[3], 1)), ("c".into(), tensor(2, &[3], 1))]),
+        |args| args[4] = Arg::Int(4),
+        |args| args[5] = Arg::Float(-0.5),
+        |args| args[7] = Arg::Str(Bytes::from_static(b"node")),
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        let mut other = one.clone();
+        change(&mut other.arguments);
+        assert!(!alike(&one, &other), "{index}");
+        assert_ne!(traits(&one, Some(2)).key, traits(&other, Some(2)).key, "{index}");
+    }
+}
+
+#[test]
+fn what_has_no_rows_runs_alone() {
+    assert_eq!(traits(&call(2, &[3], 1), None).key, None, "its model has no batch dimension");
+    let mut odd = call(2, &[3], 1);
+    odd.arguments[3] = Arg::Strings(words(3, 1));
+    assert_eq!(traits(&odd, Some(2)).key, None, "three strings for two rows");
+    let traits = traits(&call(2, &[3], 1), Some(2));
+    assert_eq!((traits.rows, traits.bytes), (2, 6 + 4 + 2 + 6 + 6 + words(2, 1).len() + 4));
+}
+
+#[test]
+fn an_answer_of_other_rows_than_the_batch_is_refused() {
+    for (output, says) in [
+        (Output::Tensor(tensor(3, &[2], 1)), "shape [3,2] for a batch of 4"),
+        (Output::Tensor(Tensor::host(DataType::Uint8, vec![], vec![1].into())), "shape [] for a batch of 4"),
+        (Output::Tuple(vec![(None, Output::Tensor(tensor(5, &[], 1)))]), "shape [5] for a batch of 4"),
+        (
+            Output::Strings(Tensor::host(DataType::Bytes, vec![1], words(1, 1))),
+            "strings of shape [1] for a batch of 4",
+        ),
+    ] {
+        assert!(scatter(&output, &[1, 3], 4).unwrap_err().contains(says), "{says}");
+    }
+}

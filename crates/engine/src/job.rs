@@ -1,0 +1,109 @@
+//! One request on its way to a worker, and the batch that it is run with.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Error,
+    batch::{self, Traits},
+    executable::Executable,
+    reply::Reply,
+    scheduler::{Fate, Work},
+    value::Call,
+};
+
+/// One request on its way to a worker.
+#[derive(Debug)]
+pub struct Job {
+    /// What runs it.
+    pub executable: Arc<Executable>,
+    /// Its arguments.
+    pub call: Call,
+    /// Where the answer goes.
+    pub reply: Reply,
+    /// When the answer is worth nothing any more.
+    pub deadline: Option<Instant>,
+    /// Its priority, 1 for the highest; 0 for the model's default.
+    pub priority: u64,
+    /// How long it wants to wait at most.
+    pub timeout: Option<Duration>,
+    /// On how many threads it wants to run.
+    pub threads: Option<usize>,
+    traits: Traits,
+}
+
+impl Job {
+    /// A call of so many rows; `None` where the model has no batch dimension.
+    pub fn new(executable: Arc<Executable>, call: Call, rows: Option<i64>, reply: Reply) -> Self {
+        let traits = batch::traits(&call, rows);
+        Self { executable, call, reply, deadline: None, priority: 0, timeout: None, threads: None, traits }
+    }
+
+    /// From now on it runs by itself.
+    pub(crate) fn alone(mut self) -> Self {
+        self.traits.key = None;
+        self
+    }
+
+    /// Tells its caller that the version is gone.
+    pub(crate) fn refuse(self) {
+        let (model, version) = (self.executable.name.to_string(), self.executable.version.to_string());
+        let why = "it was unloaded before it could answer".to_owned();
+        self.fail(Error::NotReady { model, version, why });
+    }
+
+    /// Tells its caller why it did not run.
+    pub(crate) fn bury(self, fate: Fate) {
+        match fate {
+            Fate::Unwanted => {}
+            Fate::Late => {
+                let stage = "would have passed before its answer was there; it was not run";
+                self.fail(Error::DeadlineExceeded { stage });
+            }
+            Fate::TimedOut { waited } => {
+                let model = self.executable.name.to_string();
+                self.fail(Error::QueueTimeout { model, waited });
+            }
+        }
+    }
+
+    pub(crate) fn fail(self, error: Error) {
+        self.reply.finish(Err(error), Duration::ZERO);
+    }
+}
+
+impl Work for Job {
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+    fn is_cancelled(&self) -> bool {
+        self.reply.is_closed()
+    }
+    fn rows(&self) -> usize {
+        self.traits.rows
+    }
+    fn bytes(&self) -> usize {
+        self.traits.bytes
+    }
+    fn size(&self) -> u8 {
+        let bytes = (self.traits.bytes / self.traits.rows).max(1);
+        bytes.ilog2() as u8
+    }
+    fn joins(&self) -> bool {
+        self.traits.key.is_some()
+    }
+    fn joins_with(&self, other: &Self) -> bool {
+        self.traits.key == other.traits.key && batch::alike(&self.call, &other.call)
+    }
+    fn priority(&self) -> u64 {
+        self.priority
+    }
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+    fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+}

@@ -1,0 +1,199 @@
+//! What a worker does: waits for a batch, joins it, runs it, asks for the next.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use sconce_repository::Version;
+use tracing::error;
+
+use super::{Executable, Job, Shared, lock};
+use crate::{
+    backend::WorkerContext,
+    batch,
+    reply::Done,
+    scheduler::{Dispatch, ModelKey, Work, WorkerIndex},
+    text::quote,
+};
+
+/// What others see of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// Where it is handed its next batch while it is idle.
+    next: Mutex<Option<Dispatch<Job>>>,
+    filled: Condvar,
+    /// Its device and name, once it has been started.
+    name: OnceLock<(usize, String)>,
+    current: Mutex<Option<Current>>,
+    runs: AtomicU64,
+}
+
+/// A run that has begun.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) executable: Arc<Executable>,
+    pub(super) model: ModelKey,
+    pub(super) since: Instant,
+    /// It is not expected to end.
+    pub(super) hung: bool,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Debug)]
+pub struct WorkerStatus {
+    /// The name of its thread.
+    pub name: String,
+    /// How many runs it has ended.
+    pub runs: u64,
+    /// The run that it is on.
+    pub running: Option<RunStatus>,
+}
+
+/// A run that has begun.
+#[derive(Clone, Debug)]
+pub struct RunStatus {
+    /// The model.
+    pub model: Arc<str>,
+    /// Its version.
+    pub version: Version,
+    /// How long it has been running.
+    pub time: Duration,
+    /// It has taken so long that it is not expected to end.
+    pub hung: bool,
+}
+
+impl Slot {
+    pub(super) fn put(&self, dispatch: Dispatch<Job>) {
+        *lock(&self.next) = Some(dispatch);
+        self.filled.notify_one();
+    }
+
+    fn take(&self) -> Dispatch<Job> {
+        let mut next = lock(&self.next);
+        loop {
+            if let Some(dispatch) = next.take() {
+                return dispatch;
+            }
+            next = self.filled.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        self.name.get().is_some()
+    }
+
+    /// Of a worker of this device.
+    pub(super) fn status(&self, device: usize) -> Option<WorkerStatus> {
+        let (_, name) = self.name.get().filter(|(on, _)| *on == device)?;
+        let running = lock(&self.current).as_ref().map(|current| RunStatus {
+            model: Arc::clone(&current.executable.name),
+            version: current.executable.version,
+            time: current.since.elapsed(),
+            hung: current.hung,
+        });
+        Some(WorkerStatus { name: name.clone(), runs: self.runs.load(Ordering::Relaxed), running })
+    }
+
+    /// Whether it is on a run of this model that is not expected to end.
+    pub(super) fn hangs(&self, model: ModelKey) -> bool {
+        lock(&self.current).as_ref().is_some_and(|current| current.hung && current.model == model)
+    }
+
+    /// The run that it is on, if that has taken so long and nobody has seen it yet; it is seen now.
+    pub(super) fn find_hung(&self, after: Duration) -> Option<(String, Arc<Executable>)> {
+        let mut current = lock(&self.current);
+        let run = current.as_mut().filter(|run| !run.hung && run.since.elapsed() >= after)?;
+        run.hung = true;
+        let name = self.name.get().map(|(_, name)| name.clone()).unwrap_or_default();
+        Some((name, Arc::clone(&run.executable)))
+    }
+}
+
+impl Shared {
+    /// A thread for a worker that the scheduler knows by this index.
+    pub(super) fn start_worker(self: &Arc<Self>, worker: WorkerIndex, device: usize) -> std::io::Result<()> {
+        let number =
+            self.slots.iter().filter(|slot| slot.name.get().is_some_and(|(on, _)| *on == device)).count();
+        let name = format!("{}-{number}", self.devices[device]);
+        self.slots[worker].name.get_or_init(|| (device, name.clone()));
+        let shared = Arc::clone(self);
+        thread::Builder::new().name(name).spawn(move || {
+            let mut context = shared.backend.enter_worker(shared.devices[device]);
+            shared.work(worker, &mut *context);
+        })?;
+        Ok(())
+    }
+
+    fn work(self: &Arc<Self>, worker: WorkerIndex, context: &mut dyn WorkerContext) {
+        let failed = Arc::new(AtomicBool::new(false));
+        let mut dispatches = self.schedule(|scheduler, now| scheduler.worker_ready(worker, now));
+        loop {
+            let own = dispatches.iter().position(|dispatch| dispatch.worker == worker);
+            let own = own.map(|index| dispatches.swap_remove(index));
+            self.hand_out(dispatches);
+            let dispatch = own.unwrap_or_else(|| self.slots[worker].take());
+            failed.store(false, Ordering::Relaxed);
+            let started = Instant::now();
+            // A runner that panicked may be in any state and is not used again; the worker goes on, and
+            // whoever waited for the run learns from its dropped reply.
+            let run = AssertUnwindSafe(|| self.run(worker, dispatch, started, context, &failed));
+            if catch_unwind(run).is_err() {
+                error!("a run panicked; its callers got INTERNAL");
+                failed.store(true, Ordering::Relaxed);
+            }
+            let slot = &self.slots[worker];
+            slot.runs.fetch_add(1, Ordering::Relaxed);
+            let ended = lock(&slot.current).take();
+            if let Some(Current { executable, hung: true, since, .. }) = ended {
+                error!(model = %quote(&executable.name), version = %executable.version,
+                    "a run that was not expected to end has ended after {} s", since.elapsed().as_secs());
+            }
+            let took = (!failed.load(Ordering::Relaxed)).then(|| started.elapsed());
+            dispatches = self.schedule(|scheduler, now| scheduler.worker_free(worker, took, now));
+        }
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        worker: WorkerIndex,
+        dispatch: Dispatch<Job>,
+        started: Instant,
+        context: &mut dyn WorkerContext,
+        failed: &Arc<AtomicBool>,
+    ) {
+        let Dispatch { device, model, mut batch, in_flight, threads, .. } = dispatch;
+        let Some(executable) = batch.first().map(|job| Arc::clone(&job.executable)) else { return };
+        *lock(&self.slots[worker].current) =
+            Some(Current { executable: Arc::clone(&executable), model, since: started, hung: false });
+        context.set_threads(threads);
+        let rows: Vec<usize> = batch.iter().map(Work::rows).collect();
+        let sum = rows.iter().sum();
+        let total = if batch.iter().all(Work::joins) { executable.padded(sum) } else { sum };
+        let call = match &mut batch[..] {
+            // One that runs by itself is used where it lies.
+            [job] if total == sum => std::mem::take(&mut job.call),
+            jobs => {
+                let calls: Vec<_> = jobs.iter().map(|job| &job.call).collect();
+                batch::gather(&calls, &rows, total)
+            }
+        };
+        let pool = Arc::clone(self);
+        let (in_flight, failed) = (Some(in_flight), Arc::clone(failed));
+        let done = Done { jobs: batch, total, model, device, pool, in_flight, started, failed };
+        let lent = match executable.lend(device) {
+            Some(Ok(lent)) => lent,
+            Some(Err(error)) => {
+                error!(model = %quote(&executable.name), "no runner could be made: {error}");
+                return;
+            }
+            None => return,
+        };
+        lent.run(call, done);
+    }
+}

@@ -1,0 +1,254 @@
+//! Batches, queues and devices over real threads.
+
+use std::num::NonZeroU32;
+
+use sconce_repository::{Batching, ModelConfig, OnTimeout, QueuePolicy, Queueing};
+
+use super::*;
+use crate::{
+    DataType,
+    fixtures::{Answer, House, config, floats, input, named, value, waiting},
+    model::{LiveVersion, NamedOutput, Request},
+};
+
+/// A model that takes rows of one FP32 and gives them back, in batches of at most 8.
+fn batched() -> ModelConfig {
+    let tensor = || vec![named("x", DataType::Fp32, &[1])];
+    ModelConfig { outputs: vec![named("OUTPUT__0", DataType::Fp32, &[1])], ..config(8, tensor(), Vec::new()) }
+}
+
+fn rows(values: &[f32]) -> Request {
+    let shape = [values.len() as i64, 1];
+    Request { inputs: vec![input("x", floats(&shape, values))], ..Request::default() }
+}
+
+fn values(answer: crate::Result<Vec<NamedOutput>>) -> Vec<f32> {
+    let tensor = &answer.unwrap()[0].tensor;
+    tensor.bytes().chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}
+
+/// A version on one worker, which is held up by a first request until the gate opens; and that request.
+async fn held<'a>(house: &House, model: &'a LiveVersion) -> Answer<'a> {
+    let first = waiting(model, rows(&[0.0])).await;
+    house.fake.wait_started(1);
+    first
+}
+
+#[tokio::test]
+async fn what_waits_is_joined_and_everyone_gets_his_own_rows() {
+    let house = House::new(1, 0);
+    let config = ModelConfig {
+        batching: Some(Batching { preferred_sizes: vec![8], ..Batching::default() }),
+        ..batched()
+    };
+    let model = house.model("gate", config, &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let mut calls = Vec::new();
+    for sent in [vec![1.0], vec![2.0, 3.0, 4.0], vec![5.0, 6.0], vec![7.0, 8.0]] {
+        calls.push((waiting(&model, rows(&sent)).await, sent));
+    }
+    house.fake.open_gate();
+    assert_eq!(values(first.await), [0.0]);
+    for (call, sent) in calls {
+        assert_eq!(values(call.await), sent);
+    }
+    assert_eq!(house.fake.rows(), [1, 8]);
+}
+
+#[tokio::test]
+async fn one_that_throws_fails_alone() {
+    let house = House::new(1, 0);
+    let model = house.model("gate\npoison 13", batched(), &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let mut calls = Vec::new();
+    for sent in 10..16 {
+        calls.push((waiting(&model, rows(&[sent as f32])).await, sent));
+    }
+    house.fake.open_gate();
+    first.await.unwrap();
+    for (call, sent) in calls {
+        match call.await {
+            Ok(answer) => assert_eq!((values(Ok(answer)), sent == 13), (vec![sent as f32], false)),
+            Err(error) => {
+                assert_eq!((error.to_string(), sent), ("model 'm' failed: it is poison".to_owned(), 13))
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_batch_costs_nobody_else_his_answer() {
+    let house = House::new(1, 0);
+    let config = ModelConfig {
+        batching: Some(Batching { preferred_sizes: vec![2], ..Batching::default() }),
+        ..batched()
+    };
+    let model = house.model("panic", config, &[(0, 1)]);
+    let calls = [waiting(&model, rows(&[1.0])).await, waiting(&model, rows(&[2.0])).await];
+    for call in calls {
+        assert!(matches!(call.await, Err(Error::WorkerLost { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_answers_cannot_be_taken_apart_is_run_one_by_one() {
+    let house = House::new(1, 0);
+    let config = ModelConfig {
+        outputs: Vec::new(),
+        batching: Some(Batching { preferred_sizes: vec![4], ..Batching::default() }),
+        ..batched()
+    };
+    // It gives one row whatever it is given.
+    let model = house.model("gate\nvalue 5", config, &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        calls.push(waiting(&model, rows(&[1.0])).await);
+    }
+    house.fake.open_gate();
+    first.await.unwrap();
+    for call in calls {
+        assert_eq!(values(call.await), [5.0]);
+    }
+    assert_eq!(house.fake.rows()[..2], [1, 4], "it was tried");
+    assert!(house.fake.rows()[2..].iter().all(|rows| *rows == 1), "and then not again");
+}
+
+#[tokio::test]
+async fn a_batch_is_filled_up_to_a_size_that_is_allowed() {
+    let house = House::new(1, 0);
+    let config = ModelConfig {
+        batching: Some(Batching { allowed_sizes: vec![4, 8], ..Batching::default() }),
+        ..batched()
+    };
+    let model = house.model("", config, &[(0, 1)]);
+    assert_eq!(values(model.infer(rows(&[1.0, 2.0, 3.0])).await), [1.0, 2.0, 3.0]);
+    assert_eq!(values(model.infer(rows(&[1.0, 2.0, 3.0, 4.0, 5.0])).await), [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(house.fake.rows(), [4, 8]);
+}
+
+#[tokio::test]
+async fn the_policy_of_its_queue_decides_who_waits_and_for_how_long() {
+    let house = House::new(1, 0);
+    let high = QueuePolicy { max_size: NonZeroU32::new(2), ..QueuePolicy::default() };
+    let low = QueuePolicy {
+        timeout: Some(Duration::from_millis(1)),
+        on_timeout: OnTimeout::Reject,
+        ..QueuePolicy::default()
+    };
+    let queue = Queueing { levels: vec![high, low], default_priority: NonZeroU32::MIN };
+    let model = house.model("gate", ModelConfig { queue, batching: None, ..batched() }, &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let calls = [waiting(&model, rows(&[1.0])).await, waiting(&model, rows(&[2.0])).await];
+    let full = model.infer(rows(&[3.0])).await.unwrap_err();
+    assert!(matches!(full, Error::QueueFull { limit: 2, .. }), "{full}");
+    // It is told at once, not when a worker is free.
+    let late = model.infer(Request { priority: 2, ..rows(&[4.0]) }).await.unwrap_err();
+    assert!(late.to_string().starts_with("Request timeout expired: it waited "), "{late}");
+    house.fake.open_gate();
+    first.await.unwrap();
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_may_state_its_own_timeout_where_nothing_else_is_said() {
+    let house = House::new(1, 0);
+    let model = house.model("gate", batched(), &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let impatient = Request { timeout: Duration::from_millis(1), ..rows(&[4.0]) };
+    assert!(matches!(model.infer(impatient).await, Err(Error::QueueTimeout { .. })));
+    house.fake.open_gate();
+    first.await.unwrap();
+}
+
+#[tokio::test]
+async fn all_queues_together_have_a_bound() {
+    let house = House::with(PoolSettings { queued_bytes: 10, ..PoolSettings::new(1) }, 0);
+    let model = house.model("gate", batched(), &[(0, 1)]);
+    let first = held(&house, &model).await;
+    let second = waiting(&model, rows(&[1.0, 2.0])).await;
+    let refused = model.infer(rows(&[3.0])).await.unwrap_err();
+    assert!(matches!(refused, Error::QueuesFull { limit: 10, size: 4, .. }), "{refused}");
+    drop(second);
+    let third = waiting(&model, rows(&[3.0])).await;
+    house.fake.open_gate();
+    first.await.unwrap();
+    assert_eq!(values(third.await), [3.0]);
+}
+
+#[tokio::test]
+async fn answers_keep_the_order_of_their_requests_when_that_is_asked_for() {
+    let house = House::new(2, 0);
+    let batching = Some(Batching { preserve_ordering: true, ..Batching::default() });
+    let model = house.model("gate", ModelConfig { batching, ..batched() }, &[(0, 2)]);
+    let mut first = held(&house, &model).await;
+    // It does not reach the gate: its caller has gone, and holds nobody up.
+    drop(waiting(&model, rows(&[1.0])).await);
+    let second = waiting(&model, rows(&[2.0])).await;
+    house.fake.open_gate();
+    assert_eq!(values(second.await), [2.0]);
+    let answer = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match first.as_mut().poll(context) {
+            std::task::Poll::Ready(answer) => Some(answer),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await;
+    assert_eq!(values(answer.expect("it was answered before the second")), [0.0]);
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_takes_no_other_with_it() {
+    let house = House::new(1, 2);
+    let both = house.model("lose 666", batched(), &[(1, 2), (2, 2)]);
+    let one = house.model("gate", batched(), &[(1, 2)]);
+    let lost = both.infer(rows(&[666.0])).await.unwrap_err();
+    assert!(lost.to_string().contains("its device has failed: an illegal memory access"), "{lost}");
+    for sent in 0..20 {
+        assert_eq!(values(both.infer(rows(&[sent as f32])).await), [sent as f32]);
+    }
+    let status = house.pool.status();
+    assert_eq!(status.iter().map(|device| device.healthy).collect::<Vec<_>>(), [true, false, true]);
+    assert!(matches!(one.infer(rows(&[1.0])).await, Err(Error::DeviceLost { .. })), "it has no other");
+    assert!(house.pool.is_alive());
+    both.infer(rows(&[666.0])).await.unwrap_err();
+    assert!(!house.pool.is_alive(), "no GPU is left");
+}
+
+#[tokio::test]
+async fn a_run_that_does_not_end_holds_up_nobody_else() {
+    let house = House::with(PoolSettings { hung_after: Duration::from_millis(1), ..PoolSettings::new(1) }, 0);
+    let bad = house.model("gate", batched(), &[(0, 1)]);
+    let good = house.model("", batched(), &[(0, 1)]);
+    let hangs = held(&house, &bad).await;
+    assert_eq!(values(good.infer(rows(&[1.0])).await), [1.0], "another worker has taken its place");
+    assert!(bad.is_stuck() && !good.is_stuck());
+    let workers = &house.pool.status()[0].workers;
+    assert_eq!(workers.len(), 2);
+    assert!(workers[0].running.as_ref().is_some_and(|run| run.hung && &*run.model == "m"));
+    // When it ends after all, it is answered, and all is as before.
+    house.fake.open_gate();
+    assert_eq!(values(hangs.await), [0.0]);
+    assert_eq!(values(bad.infer(rows(&[2.0])).await), [2.0]);
+    assert!(!bad.is_stuck());
+}
+
+#[tokio::test]
+async fn a_lone_run_has_all_cores_and_runs_side_by_side_share_them() {
+    let house = House::new(4, 0);
+    let model = house.model("gate", batched(), &[(0, 4)]);
+    let mut calls = vec![held(&house, &model).await];
+    calls.push(waiting(&model, rows(&[1.0])).await);
+    house.fake.wait_started(2);
+    house.fake.open_gate();
+    for call in calls {
+        value(call.await);
+    }
+    assert!(
+        house.fake.threads().contains(&4) && house.fake.threads().contains(&1),
+        "{:?}",
+        house.fake.threads()
+    );
+}

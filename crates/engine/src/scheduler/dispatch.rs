@@ -1,0 +1,238 @@
+//! From what waits to what runs.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    BACKGROUND_WAITS, Choice, Class, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, Ready, Room, Run,
+    Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
+};
+
+/// Whose turn it is: traffic before background work, then by the service that it has had.
+type Turn = (u8, f64, ModelKey);
+
+impl<W: Work> Scheduler<W> {
+    /// Queues a request.
+    pub(super) fn push(&mut self, model: ModelKey, work: W, now: Instant) -> Result<(), (W, usize)> {
+        let Some(state) = self.models.get_mut(&model) else { return Err((work, 0)) };
+        let (bytes, was_idle) = (work.bytes(), state.queue.len() == 0);
+        state.queue.push(work, now)?;
+        state.pace.arrived(now);
+        if was_idle {
+            state.served = state.served.max(self.served);
+            self.waiting.insert(model);
+        }
+        self.wake = earliest(self.wake, state.queue.next_timeout());
+        self.queued_bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes out of a queue what has expired or lost its caller.
+    pub(super) fn sweep_model(&mut self, model: ModelKey, now: Instant) {
+        let Some(state) = self.models.get_mut(&model) else { return };
+        let before = state.queue.bytes();
+        state.queue.sweep(now, &mut self.dead);
+        self.queued_bytes -= before - state.queue.bytes();
+        if state.queue.len() == 0 {
+            self.waiting.remove(&model);
+        }
+    }
+
+    /// When what waits for the model is likely to have been run; `None` while nothing is known of it.
+    pub(super) fn drains_in(&self, model: ModelKey) -> Option<Duration> {
+        let state = self.models.get(&model)?;
+        let head = state.queue.head(state.policy.max_rows)?;
+        let rate: f64 = state
+            .policy
+            .placements
+            .iter()
+            .filter(|placement| self.devices.is_healthy(placement.device))
+            .map(|placement| {
+                let cores = self.devices.cores(placement.device);
+                let room = Room {
+                    rows: head.rows,
+                    backlog: state.queue.rows(),
+                    cores,
+                    all_cores: cores,
+                    runs: placement.limit,
+                };
+                state.costs.best(head.size, &room).rate
+            })
+            .sum();
+        let seconds = state.queue.rows() as f64 / rate;
+        seconds.is_finite().then(|| Duration::from_secs_f64(seconds.min(3600.0)))
+    }
+
+    /// Gives the workers of a device what they may run, until none is idle or nothing is left for them.
+    pub(super) fn fill(&mut self, device: usize, now: Instant) -> Vec<Dispatch<W>> {
+        let mut dispatches = Vec::new();
+        let mut after: Option<Turn> = None;
+        while self.devices.has_room(device) {
+            let Some((turn, placement, gives_way)) = self.next_for(device, after) else { break };
+            let model = turn.2;
+            match self.plan(model, placement, now) {
+                Plan::Wait(until) => {
+                    self.wake = earliest(self.wake, until);
+                    after = Some(turn);
+                }
+                plan @ Plan::Run { .. } => {
+                    // `None` when all that was taken was dead: then there is less to do, and it is asked again.
+                    if let Some(dispatch) = self.dispatch(model, placement, &plan, now) {
+                        let passed_over = self.devices.passed_over(device);
+                        *passed_over = if gives_way { *passed_over + 1 } else { 0 };
+                        dispatches.push(dispatch);
+                        after = None;
+                    }
+                }
+            }
+        }
+        dispatches
+    }
+
+    /// Binds the model's next batch to an idle worker, if there is one that may run it and it is time.
+    pub(super) fn give_to_idle(&mut self, model: ModelKey, now: Instant) -> Option<Dispatch<W>> {
+        let mut waits = Vec::new();
+        loop {
+            let placement = self.idle_place(model, &waits)?;
+            match self.plan(model, placement, now) {
+                Plan::Wait(until) => {
+                    self.wake = earliest(self.wake, until);
+                    waits.push(placement);
+                }
+                plan @ Plan::Run { .. } => {
+                    if let Some(dispatch) = self.dispatch(model, placement, &plan, now) {
+                        return Some(dispatch);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The placement, but for those it waits for, on the eligible device that has room and the fewest requests
+    /// in flight; `None` when nothing waits, too.
+    fn idle_place(&mut self, model: ModelKey, waits: &[usize]) -> Option<usize> {
+        let state = self.models.get(&model).filter(|state| state.queue.len() > 0)?;
+        let count = state.policy.placements.len();
+        let mut best: Option<(usize, usize)> = None;
+        for offset in 0..count {
+            let index = (self.turn + offset) % count;
+            let placement = &state.policy.placements[index];
+            let full = !self.devices.has_room(placement.device) || state.running[index] >= placement.limit;
+            if full || waits.contains(&index) {
+                continue;
+            }
+            let in_flight = self.devices.in_flight(placement.device);
+            if best.is_none_or(|(fewest, _)| in_flight < fewest) {
+                best = Some((in_flight, index));
+            }
+        }
+        let (_, index) = best?;
+        // The next search begins behind the device that was taken: equal ones take turns.
+        self.turn = (index + 1) % count;
+        Some(index)
+    }
+
+    /// The model that has had the least service of those which wait for this device, behind `after`: of
+    /// traffic, unless background work has given way to enough of it. With its placement, and whether
+    /// background work gives way to it.
+    fn next_for(&mut self, device: usize, after: Option<Turn>) -> Option<(Turn, usize, bool)> {
+        let turn_of_background = *self.devices.passed_over(device) >= BACKGROUND_WAITS;
+        let mut best: Option<(Turn, usize)> = None;
+        let mut background_waits = false;
+        for &model in &self.waiting {
+            let Some(state) = self.models.get(&model) else { continue };
+            let places = &state.policy.placements;
+            let Some(index) = places.iter().position(|placement| placement.device == device) else {
+                continue;
+            };
+            if state.running[index] >= places[index].limit {
+                continue;
+            }
+            let background = state.policy.class == Class::Background;
+            background_waits |= background;
+            let turn = (u8::from(background != turn_of_background), state.served, model);
+            if after.is_none_or(|after| turn > after) && best.is_none_or(|(best, _)| turn < best) {
+                best = Some((turn, index));
+            }
+        }
+        let (turn, index) = best?;
+        let is_background = self.models[&turn.2].policy.class == Class::Background;
+        Some((turn, index, background_waits && !is_background))
+    }
+
+    /// What to do with what waits for the model, on one of its devices where there is room.
+    fn plan(&mut self, model: ModelKey, placement: usize, now: Instant) -> Plan {
+        let Some(state) = self.models.get_mut(&model) else { return Plan::Wait(None) };
+        let ModelState { policy, queue, costs, pace, running, .. } = state;
+        let Some(head) = queue.head(policy.max_rows) else { return Plan::Wait(None) };
+        let exactly = match ready(policy, &head, pace, costs, now) {
+            Ready::Now { exactly } => exactly,
+            Ready::At(until) => return Plan::Wait(Some(until)),
+        };
+        let Head { size, .. } = head;
+        let place = &policy.placements[placement];
+        let device = place.device;
+        let (free, all) = (self.devices.free_cores(device), self.devices.cores(device));
+        let runs = (place.limit - running[placement]).min(self.devices.idle(device));
+        let room = Room {
+            rows: exactly.unwrap_or(head.rows),
+            backlog: queue.rows(),
+            cores: free,
+            all_cores: all,
+            runs,
+        };
+        // A run that asks for threads, such as one that measures, does not take them from others.
+        let asked = head.threads.map(|threads| threads.min(free));
+        if let Some(threads) = asked.or(policy.threads) {
+            let share = if policy.placed { (all / place.limit.max(1)).max(1) } else { all };
+            let choice = costs.best(size, &Room { cores: 1, all_cores: 1, ..room });
+            let limit = exactly.unwrap_or(choice.rows);
+            let takes = costs.estimate(size, limit, threads);
+            return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes, size };
+        }
+        let Choice { rows, threads, takes, rate } = costs.next(size, &room);
+        if free < all && self.devices.runs(device) == running[placement] {
+            let whole = costs.best(size, &Room { cores: all, runs: runs + running[placement], ..room });
+            // Its own runs are all that is in the way of a better one, and they end.
+            if whole.threads > free && whole.rate > rate * WORTH_HOLDING * all as f64 / free as f64 {
+                return Plan::Wait(None);
+            }
+        }
+        let limit = exactly.unwrap_or(rows);
+        Plan::Run { limit, threads, cores: threads, takes, size }
+    }
+
+    /// Binds a batch to an idle worker of the placement's device; `None` when nothing of it is wanted.
+    fn dispatch(
+        &mut self,
+        model: ModelKey,
+        placement: usize,
+        plan: &Plan,
+        now: Instant,
+    ) -> Option<Dispatch<W>> {
+        let &Plan::Run { limit, threads, cores, takes, size } = plan else { return None };
+        let state = self.models.get_mut(&model)?;
+        let late = now + Duration::from_secs_f64(takes.unwrap_or(0.0).min(3600.0) * MARGIN);
+        let before = state.queue.bytes();
+        let batch = state.queue.take(limit, now, late, &mut self.dead);
+        self.queued_bytes -= before - state.queue.bytes();
+        if state.queue.len() == 0 {
+            self.waiting.remove(&model);
+        }
+        if batch.is_empty() {
+            return None;
+        }
+        // Background work is served beside the others and is no measure of their turn.
+        if state.policy.class == Class::Traffic {
+            self.served = self.served.max(state.served);
+        }
+        let charged = takes.unwrap_or(UNKNOWN);
+        let share = cores as f64 / f64::from(state.policy.weight.max(1));
+        state.served += charged * share;
+        state.running[placement] += 1;
+        let rows = batch.iter().map(Work::rows).sum();
+        let run = Run { model, size, rows, threads, cores, charged, share };
+        let device = state.policy.placements[placement].device;
+        let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
+        Some(Dispatch { worker, device, model, batch, in_flight, threads })
+    }
+}

@@ -1,0 +1,322 @@
+//! The scheduler under virtual time: requests arrive by a plan, runs take as long as a formula says, and
+//! after every event it is checked that nothing is lost, that bounds hold and that nobody waits in vain.
+
+mod properties;
+mod scenarios;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+};
+
+use super::*;
+
+/// A request of the simulation.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    id: usize,
+    rows: usize,
+    /// Calls of the same kind may run together.
+    kind: u8,
+    priority: u64,
+    deadline: Option<Instant>,
+    timeout: Option<Duration>,
+    arrived: Instant,
+}
+
+impl Work for Call {
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn bytes(&self) -> usize {
+        self.rows * 64
+    }
+    fn size(&self) -> u8 {
+        6
+    }
+    fn joins(&self) -> bool {
+        true
+    }
+    fn joins_with(&self, other: &Self) -> bool {
+        self.kind == other.kind
+    }
+    fn priority(&self) -> u64 {
+        self.priority
+    }
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// How long a run of so many rows on so many threads takes, in seconds.
+pub(super) type Cost = fn(usize, usize) -> f64;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Answered(Instant),
+    Refused,
+    Died(Fate, Instant),
+}
+
+pub(super) struct Model {
+    key: ModelKey,
+    policy: Policy,
+    cost: Cost,
+    /// In virtual time at the end of each run.
+    answered: usize,
+    /// How long each took that was answered, in seconds.
+    latencies: Vec<f64>,
+}
+
+enum Event {
+    Arrives(usize, Call),
+    Ends(WorkerIndex),
+    Ticks,
+}
+
+/// The virtual world.
+pub(super) struct World {
+    scheduler: Scheduler<Call>,
+    devices: Vec<(usize, Option<usize>)>,
+    models: Vec<Model>,
+    now: Instant,
+    /// By time, then in the order in which they were planned.
+    plan: BinaryHeap<Reverse<(Instant, usize)>>,
+    events: BTreeMap<usize, Event>,
+    planned: usize,
+    next_tick: Option<Instant>,
+    runs: BTreeMap<WorkerIndex, (Dispatch<Call>, Instant)>,
+    /// Requests that wait, by model.
+    waiting: Vec<BTreeMap<usize, Call>>,
+    ends: BTreeMap<usize, End>,
+    sent: usize,
+    /// Whoever is answered sends the next at once.
+    closed_loop: bool,
+}
+
+impl World {
+    pub(super) fn new(devices: &[(usize, Option<usize>)]) -> Self {
+        let start = Instant::now();
+        let mut scheduler = Scheduler::new(devices, usize::MAX);
+        for worker in 0..scheduler.worker_count() {
+            assert!(scheduler.worker_ready(worker, start).is_empty());
+        }
+        Self {
+            scheduler,
+            devices: devices.to_vec(),
+            models: Vec::new(),
+            now: start,
+            plan: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            planned: 0,
+            next_tick: None,
+            runs: BTreeMap::new(),
+            waiting: Vec::new(),
+            ends: BTreeMap::new(),
+            sent: 0,
+            closed_loop: false,
+        }
+    }
+
+    pub(super) fn model(&mut self, policy: Policy, cost: Cost) -> usize {
+        let key = self.scheduler.add_model(policy.clone());
+        self.models.push(Model { key, policy, cost, answered: 0, latencies: Vec::new() });
+        self.waiting.push(BTreeMap::new());
+        self.models.len() - 1
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.plan.push(Reverse((at, self.planned)));
+        self.events.insert(self.planned, event);
+        self.planned += 1;
+    }
+
+    /// A request of the model arrives after so many seconds.
+    pub(super) fn send(&mut self, model: usize, after: f64, change: impl FnOnce(&mut Call)) {
+        let arrived = self.now + Duration::from_secs_f64(after);
+        let mut call =
+            Call { id: self.sent, rows: 1, kind: 0, priority: 0, deadline: None, timeout: None, arrived };
+        self.sent += 1;
+        change(&mut call);
+        self.at(arrived, Event::Arrives(model, call));
+    }
+
+    /// Lets so many seconds pass.
+    pub(super) fn run(&mut self, seconds: f64) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while let Some(Reverse((at, number))) =
+            self.plan.peek().copied().filter(|Reverse((at, _))| *at <= end)
+        {
+            self.plan.pop();
+            assert!(at >= self.now, "time goes forward");
+            self.now = at;
+            let event = self.events.remove(&number).expect("a planned event");
+            self.take(event);
+            self.check();
+        }
+        self.now = end;
+    }
+
+    /// Until nothing is left to happen.
+    pub(super) fn finish(&mut self) {
+        while !self.plan.is_empty() {
+            self.run(60.0);
+        }
+        assert_eq!(self.ends.len(), self.sent, "every request has come to an end");
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Arrives(model, call) => {
+                let id = call.id;
+                self.waiting[model].insert(id, call.clone());
+                match self.scheduler.arrive(self.models[model].key, call, self.now) {
+                    Ok(dispatch) => self.begin(dispatch.into_iter().collect()),
+                    Err((call, _)) => {
+                        self.waiting[model].remove(&call.id);
+                        self.end(call.id, End::Refused);
+                    }
+                }
+            }
+            Event::Ends(worker) => self.finish_run(worker),
+            Event::Ticks => {
+                if self.next_tick.is_some_and(|tick| tick <= self.now) {
+                    self.next_tick = None;
+                }
+                let dispatches = self.scheduler.tick(self.now);
+                self.begin(dispatches);
+            }
+        }
+        self.bury();
+        if let Some(wake) = self.scheduler.wake()
+            && self.next_tick.is_none_or(|tick| wake < tick)
+        {
+            assert!(wake >= self.now || self.next_tick.is_none(), "it is never too late already");
+            self.next_tick = Some(wake.max(self.now));
+            self.at(wake.max(self.now), Event::Ticks);
+        }
+    }
+
+    fn bury(&mut self) {
+        for (call, fate) in self.scheduler.take_dead() {
+            let model = self.waiting.iter().position(|waiting| waiting.contains_key(&call.id));
+            self.waiting[model.expect("it waited")].remove(&call.id);
+            self.end(call.id, End::Died(fate, self.now));
+        }
+    }
+
+    fn finish_run(&mut self, worker: WorkerIndex) {
+        let (dispatch, began) = self.runs.remove(&worker).expect("a run that ends");
+        let model = self.models.iter().position(|model| model.key == dispatch.model).expect("its model");
+        for call in &dispatch.batch {
+            self.end(call.id, End::Answered(self.now));
+            let latency = self.now.saturating_duration_since(call.arrived).as_secs_f64();
+            self.models[model].answered += call.rows;
+            self.models[model].latencies.push(latency);
+        }
+        let answered = dispatch.batch.len();
+        drop(dispatch);
+        let dispatches = self.scheduler.worker_free(worker, Some(self.now - began), self.now);
+        self.begin(dispatches);
+        if self.closed_loop {
+            (0..answered).for_each(|_| self.send(model, 0.0, |_| ()));
+        }
+    }
+
+    fn end(&mut self, id: usize, end: End) {
+        assert!(self.ends.insert(id, end).is_none(), "request {id} ends once");
+    }
+
+    fn begin(&mut self, dispatches: Vec<Dispatch<Call>>) {
+        self.bury();
+        for dispatch in dispatches {
+            let model = self.models.iter().position(|model| model.key == dispatch.model).expect("its model");
+            self.check_batch(model, &dispatch);
+            let rows = dispatch.batch.iter().map(|call| call.rows).sum();
+            let takes = (self.models[model].cost)(rows, dispatch.threads).max(1e-9);
+            // Runs that want more cores than there are share them.
+            let beside = self.runs.values().filter(|(run, _)| run.device == dispatch.device);
+            let wanted = dispatch.threads + beside.map(|(run, _)| run.threads).sum::<usize>();
+            let cores = self.devices[dispatch.device].1.unwrap_or(wanted);
+            let takes = takes * (wanted as f64 / cores as f64).max(1.0);
+            for call in &dispatch.batch {
+                assert!(self.waiting[model].remove(&call.id).is_some(), "it waited");
+            }
+            let worker = dispatch.worker;
+            self.at(self.now + Duration::from_secs_f64(takes), Event::Ends(worker));
+            assert!(self.runs.insert(worker, (dispatch, self.now)).is_none(), "one run at a time");
+        }
+    }
+
+    /// A batch that begins is one that may.
+    fn check_batch(&self, model: usize, dispatch: &Dispatch<Call>) {
+        let policy = &self.models[model].policy;
+        let rows: usize = dispatch.batch.iter().map(|call| call.rows).sum();
+        assert!(!dispatch.batch.is_empty());
+        assert!(rows <= policy.max_rows || dispatch.batch.len() == 1, "no batch is too large");
+        assert!(dispatch.batch.iter().all(|call| call.kind == dispatch.batch[0].kind), "all are of one kind");
+        let (_, cores) = self.devices[dispatch.device];
+        assert!((1..=cores.unwrap_or(1)).contains(&dispatch.threads));
+        // Of the same kind and priority the oldest go first; of all, the highest priority.
+        let level = |call: &Call| match usize::try_from(call.priority) {
+            Ok(priority) if (1..=policy.levels.len()).contains(&priority) => priority - 1,
+            _ => policy.default_priority,
+        };
+        let highest = level(&dispatch.batch[0]);
+        for waiting in self.waiting[model].values() {
+            let in_batch = dispatch.batch.iter().any(|call| call.id == waiting.id);
+            let too_long = policy.levels[level(waiting)].delays && waiting.timeout.is_some();
+            let late = waiting.deadline.is_some();
+            if !in_batch && !too_long && !late {
+                assert!(level(waiting) >= highest, "no lower priority goes before a higher one");
+            }
+        }
+        for call in &dispatch.batch {
+            assert!(
+                call.deadline.is_none_or(|deadline| deadline > self.now),
+                "what has expired does not run"
+            );
+            let level = &policy.levels[level(call)];
+            if let (true, false, Some(timeout)) = (level.own_timeout, level.delays, call.timeout) {
+                assert!(self.now <= call.arrived + timeout, "what has waited too long does not run");
+            }
+        }
+    }
+
+    /// What must be true between any two events.
+    fn check(&self) {
+        let busy = |device: usize| self.runs.values().filter(|(run, _)| run.device == device).count();
+        for (model, waiting) in self.models.iter().zip(&self.waiting) {
+            assert_eq!(self.scheduler.queued(model.key), waiting.len(), "nothing is lost");
+            let limit: usize = model.policy.levels.iter().map(|level| level.limit).sum();
+            assert!(waiting.len() <= limit, "the queue has its bound");
+            for placement in &model.policy.placements {
+                let here = |(run, _): &&(Dispatch<Call>, Instant)| {
+                    run.model == model.key && run.device == placement.device
+                };
+                let running = self.runs.values().filter(here).count();
+                assert!(running <= placement.limit, "a limit holds");
+                let (workers, cores) = self.devices[placement.device];
+                let idle = workers - busy(placement.device);
+                let waits_for_company = model.policy.max_delay > Duration::ZERO
+                    || !model.policy.preferred.is_empty()
+                    || model.policy.latency_target.is_some();
+                // Only on a processor, and only for runs of its own, which end.
+                let holds = cores.is_some_and(|cores| cores > 1) && running > 0;
+                if idle > 0 && running < placement.limit && !waits_for_company && !holds {
+                    assert!(waiting.is_empty(), "no worker idles while something waits that it may run");
+                }
+            }
+        }
+    }
+}
