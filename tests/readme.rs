@@ -219,6 +219,9 @@ fn the_table_of_fields_is_that_of_the_schema() {
         ("inputs[].", "Input"),
         ("outputs[].", "Output"),
         ("instances[].", "InstanceGroup"),
+        ("batching.", "BatchingFields"),
+        ("queue.", "Queue"),
+        ("queue.levels.*.", "QueueLevel"),
         ("warmup[].", "WarmupSample"),
         ("warmup[].inputs.*.", "WarmupInput"),
     ] {

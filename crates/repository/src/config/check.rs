@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
-    Batching, ConfigSource, InstanceGroup, InstanceKind, ModelConfig, Queueing, TensorConfig, check_warmup,
+    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_scheduling, check_warmup,
     error::Fault,
     files,
     raw::{RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawVersions},
@@ -34,6 +34,7 @@ pub(super) struct Words {
     pub(super) op_libraries: &'static str,
     pub(super) warmup: &'static str,
     pub(super) warmup_file: &'static str,
+    pub(super) scheduling: check_scheduling::Words,
 }
 
 /// The words of `config.yaml`.
@@ -51,6 +52,7 @@ pub(super) const YAML: Words = Words {
     op_libraries: "op_libraries",
     warmup: "warmup",
     warmup_file: "data.file",
+    scheduling: check_scheduling::YAML,
 };
 
 /// The words of `config.pbtxt`.
@@ -68,6 +70,7 @@ pub(super) const TRITON: Words = Words {
     op_libraries: "model_operations.op_library_filename",
     warmup: "model_warmup",
     warmup_file: "input_data_file",
+    scheduling: check_scheduling::TRITON,
 };
 
 /// Checks everything that a configuration says about the model called `name` in `dir`, and reads the
@@ -81,6 +84,10 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     let inputs = inputs(raw.inputs, words)?;
     let model = check_warmup::Model { dir, max_batch_size: raw.max_batch_size, inputs: &inputs };
     let warmup = check_warmup::check(raw.warmup, &model, words)?;
+    let scheduling = &words.scheduling;
+    let batching = check_scheduling::batching(raw.batching, raw.max_batch_size, raw.stateful, scheduling)?;
+    let queue = check_scheduling::queue(raw.queue, scheduling)?;
+    check_scheduling::check_order(batching.as_ref(), &queue, scheduling)?;
 
     Ok(ModelConfig {
         name: name.to_owned(),
@@ -89,10 +96,9 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         outputs: outputs(raw.outputs, dir, words)?,
         version_policy: version_policy(raw.versions, words)?,
         instances: instances(raw.instances, words)?,
-        // A model that keeps state gives answers that depend on who was run together.
-        batching: (raw.max_batch_size > 0 && !raw.stateful).then(Batching::default),
-        queue: Queueing::default(),
-        weight: NonZeroU32::MIN,
+        batching,
+        queue,
+        weight: check_scheduling::weight(raw.weight, scheduling)?,
         availability: raw.availability,
         warmup,
         model_file: raw.model_file,
@@ -274,8 +280,13 @@ fn instance_group(raw: RawInstanceGroup, key: &str) -> Result<InstanceGroup, Fau
     Ok(InstanceGroup { kind, count: count(raw.count, &format!("{key}.count"))?, gpus: raw.gpus })
 }
 
-fn count(number: u32, key: &str) -> Result<NonZeroU32, Fault> {
+fn count(count: u32, key: &str) -> Result<NonZeroU32, Fault> {
+    number(count, MAX_COUNT, key)
+}
+
+/// A number from 1 to this limit.
+pub(super) fn number(number: u32, limit: u32, key: &str) -> Result<NonZeroU32, Fault> {
     NonZeroU32::new(number)
-        .filter(|count| count.get() <= MAX_COUNT)
-        .ok_or_else(|| Fault::at(key, format!("a number from 1 to {MAX_COUNT} is expected, not {number}")))
+        .filter(|number| number.get() <= limit)
+        .ok_or_else(|| Fault::at(key, format!("a number from 1 to {limit} is expected, not {number}")))
 }

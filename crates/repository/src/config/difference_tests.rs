@@ -31,11 +31,21 @@ fn what_limits_runs_and_chooses_versions_holds_for_loaded_weights() {
         "availability: replace",
         "warmup: off",
         "warmup: [{inputs: {x: {dtype: FP32, shape: [4]}}}]",
+        "queue: {max_size: 3}",
+        "queue: {priority_levels: 2}",
+        "weight: 2",
     ] {
         assert_eq!(difference("", text), Difference::InPlace, "{text}");
         assert_eq!(difference(text, ""), Difference::InPlace, "{text}");
         assert_eq!(difference(text, text), Difference::None, "{text}");
     }
+    let batched = format!("max_batch_size: 4\n{INPUTS}\n");
+    for text in ["off", "{max_delay: 1ms}", "{preferred_sizes: [2]}", "{allowed_sizes: [4]}"] {
+        let text = format!("{batched}batching: {text}");
+        assert_eq!(difference(&batched, &text), Difference::InPlace, "{text}");
+        assert_eq!(difference(&text, &text), Difference::None, "{text}");
+    }
+    assert_eq!(difference(&batched, &format!("{batched}batching: auto")), Difference::None);
 }
 
 #[test]

@@ -40,13 +40,30 @@ pub(super) const YAML_RENAMED: &[(&str, &str)] = &[
     ("AVAILABILITY", "availability"),
     ("input_data_file", "file"),
     ("path", "file"),
+    ("dynamic_batching", "batching"),
+    ("BATCHING", "batching"),
+    ("preferred_batch_size", "preferred_sizes"),
+    ("preferred_batch_sizes", "preferred_sizes"),
+    ("max_queue_delay_microseconds", "max_delay"),
+    ("max_queue_delay", "max_delay"),
+    ("delay", "max_delay"),
+    ("max_wait", "max_delay"),
+    ("ALLOWED_SIZES", "allowed_sizes"),
+    ("allowed_batch_sizes", "allowed_sizes"),
+    ("LATENCY_TARGET", "latency_target"),
+    ("default_queue_policy", "queue"),
+    ("queue_policy", "queue"),
+    ("priority_queue_policy", "levels"),
+    ("priorities", "priority_levels"),
+    ("default_priority_level", "default_priority"),
+    ("max_queue_size", "max_size"),
+    ("default_timeout_microseconds", "timeout"),
+    ("timeout_action", "on_timeout"),
+    ("WEIGHT", "weight"),
 ];
 
 /// Triton's fields that have no counterpart, and what to do.
 pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
-    ("dynamic_batching", "is not a field yet: leave it out, each request runs on its own"),
-    ("preferred_batch_size", "is not a field yet: leave it out, each request runs on its own"),
-    ("max_queue_delay_microseconds", "is not a field yet: leave it out, a free worker takes what is waiting"),
     ("sequence_batching", "is not a field yet: sequences are not served"),
     ("ensemble_scheduling", "is not a field yet: ensembles are not served"),
     (
@@ -54,7 +71,10 @@ pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
         "is not a field: write `threads`, `inference_mode` or `optimized_execution` at the top level",
     ),
     ("response_cache", "is not a field yet: answers are not cached"),
-    ("rate_limiter", "is not a field: `instances` says how many runs at once"),
+    (
+        "rate_limiter",
+        "is not a field: `instances` says how many runs at once, and `weight` how models share a device",
+    ),
     ("metric_tags", "is not a field yet: leave it out"),
     ("zero_data", "is Triton's name: write `data: zero`"),
     ("random_data", "is Triton's name: write `data: random`"),
@@ -65,7 +85,7 @@ pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
     ("DISABLE_OPTIMIZED_EXECUTION", "is Triton's name: write `optimized_execution: false`"),
 ];
 
-/// Our fields that somebody wrote in a place where they do not belong.
+/// Our fields, or Triton's, that somebody wrote in a place where they do not belong.
 pub(super) const YAML_ELSEWHERE: &[(&str, &str)] = &[
     ("labels", "an entry of `outputs`"),
     ("optional", "an entry of `inputs`"),
@@ -80,6 +100,29 @@ pub(super) const YAML_ELSEWHERE: &[(&str, &str)] = &[
     ("data", "a tensor of a sample in `warmup`"),
     ("file", "`data` of a tensor in `warmup`"),
     ("samples", "`warmup` itself, which is a list of samples"),
+    ("max_delay", "`batching`"),
+    ("preferred_sizes", "`batching`"),
+    ("preserve_ordering", "`batching`"),
+    ("allowed_sizes", "`batching`"),
+    ("latency_target", "`batching`"),
+    ("max_size", "`queue`"),
+    ("timeout", "`queue`"),
+    ("on_timeout", "`queue`"),
+    ("allow_timeout_override", "`queue`"),
+    ("priority_levels", "`queue`"),
+    ("default_priority", "`queue`"),
+    ("levels", "`queue`"),
+    ("batching", "the top level"),
+    ("queue", "the top level"),
+    ("weight", "the top level"),
+    ("max_queue_delay_microseconds", "`batching`, as `max_delay: 2ms`"),
+    ("preferred_batch_size", "`batching`, as `preferred_sizes: [8]`"),
+    ("default_queue_policy", "the top level, as `queue: {max_size: 100}`"),
+    ("priority_queue_policy", "`queue`, as `levels: {1: {max_size: 10}}`"),
+    ("default_priority_level", "`queue`, as `default_priority: 1`"),
+    ("max_queue_size", "`queue`, as `max_size: 100`"),
+    ("default_timeout_microseconds", "`queue`, as `timeout: 100ms`"),
+    ("timeout_action", "`queue`, as `on_timeout: reject`"),
 ];
 
 /// Our fields, and common slips, with Triton's name for them.
@@ -99,6 +142,18 @@ pub(super) const TRITON_RENAMED: &[(&str, &str)] = &[
     ("warmup", "model_warmup"),
     ("availability", "parameters"),
     ("file", "input_data_file"),
+    ("batching", "dynamic_batching"),
+    ("queue", "dynamic_batching"),
+    ("max_delay", "max_queue_delay_microseconds"),
+    ("preferred_sizes", "preferred_batch_size"),
+    ("default_priority", "default_priority_level"),
+    ("levels", "priority_queue_policy"),
+    ("max_size", "max_queue_size"),
+    ("timeout", "default_timeout_microseconds"),
+    ("on_timeout", "timeout_action"),
+    ("weight", "parameters"),
+    ("allowed_sizes", "parameters"),
+    ("latency_target", "parameters"),
 ];
 
 /// Says what an unknown field most likely means, given the names that are known in its place.
@@ -209,7 +264,7 @@ mod tests {
     fn names_of_triton_lead_to_ours() {
         assert_eq!(yaml_field("data_type", &TENSOR), "unknown field `data_type`: write `dtype`");
         assert_eq!(yaml_field("dims", &TENSOR), "unknown field `dims`: write `shape`");
-        assert!(yaml_field("dynamic_batching", &["inputs"]).contains("is not a field yet"));
+        assert!(yaml_field("sequence_batching", &["inputs"]).contains("is not a field yet"));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::Version;
 
+mod scheduling;
+
 const LABELS: &str = "zero\none\n";
 
 /// Any string, also what needs quoting; names that clients could not send are not asked for.
@@ -115,8 +117,10 @@ fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
 /// Any configuration that both formats can express.
 fn any_config() -> impl Strategy<Value = ModelConfig> {
     let words = sample::select(vec![Availability::Keep, Availability::Replace]);
-    (any_model(), words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
-        |(config, availability, seeds, off)| {
+    let model = (any_model(), scheduling::any_seed());
+    (model, words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
+        |((config, scheduling), availability, seeds, off)| {
+            let config = scheduling::scheduled(scheduling, config);
             let samples: Vec<_> = seeds.into_iter().map(|seed| sample(seed, &config)).collect();
             let warmup = match (samples.is_empty(), off) {
                 (false, _) => Warmup::Samples(samples),
@@ -128,7 +132,7 @@ fn any_config() -> impl Strategy<Value = ModelConfig> {
     )
 }
 
-/// The part that has nothing to do with change.
+/// The part that has nothing to do with change and scheduling.
 fn any_model() -> impl Strategy<Value = ModelConfig> {
     let placement = (any_policy(), vec(any_group(), 0..3), option::of(1_u32..=1024));
     let modes = (any::<bool>(), any::<bool>());
@@ -142,7 +146,7 @@ fn any_model() -> impl Strategy<Value = ModelConfig> {
                 outputs,
                 version_policy,
                 instances,
-                batching: (max_batch_size > 0).then(Batching::default),
+                batching: None,
                 queue: Queueing::default(),
                 weight: NonZeroU32::MIN,
                 availability: Availability::Keep,
@@ -214,7 +218,7 @@ fn to_yaml(config: &ModelConfig) -> String {
         Warmup::Off => serde_json::json!("off"),
         Warmup::Samples(samples) => samples.iter().map(sample).collect(),
     };
-    let fields = serde_json::json!({
+    let mut fields = serde_json::json!({
         "availability": format!("{:?}", config.availability).to_lowercase(),
         "warmup": warmup,
         "name": config.name,
@@ -229,6 +233,7 @@ fn to_yaml(config: &ModelConfig) -> String {
         "optimized_execution": config.optimized_execution,
         "op_libraries": config.op_libraries,
     });
+    scheduling::to_yaml(config, &mut fields);
     serde_yaml::to_string(&fields).unwrap()
 }
 
@@ -289,6 +294,7 @@ fn to_pbtxt(config: &ModelConfig) -> String {
     if let Warmup::Samples(samples) = &config.warmup {
         samples.iter().for_each(|sample| sample_to_pbtxt(sample, &mut text));
     }
+    scheduling::to_pbtxt(config, &mut text);
     text.push_str("model_operations { op_library_filename: \"/opt/ops.so\" }\n");
     text
 }
@@ -320,31 +326,13 @@ fn model_dir() -> TempDir {
 
 /// Pieces of both formats, so that random text gets deeper into the parsers than the first letter.
 fn any_pieces() -> impl Strategy<Value = String> {
-    let pieces = vec![
-        "inputs",
-        "input",
-        "outputs",
-        "name",
-        "dtype",
-        "shape",
-        "versions",
-        "instances",
-        "dims",
-        "reshape",
-        "latest",
-        "parameters",
-        "key",
-        "value",
-        "string_value",
-        "warmup",
-        "data",
-        "model_warmup",
-        "availability",
+    let words = "inputs input outputs name dtype shape versions instances dims reshape latest parameters \
+        key value string_value warmup data model_warmup availability batching dynamic_batching \
+        queue levels max_delay 18446744073709551615s999ms1ms optimization cuda graph_spec 0x \
+        1e999 99999999999999999999 FP32 TYPE_FP32 true e";
+    let signs = [
         "{\"input\":",
         "\"dims\":",
-        "optimization",
-        "cuda",
-        "graph_spec",
         ":",
         ": ",
         " ",
@@ -371,19 +359,13 @@ fn any_pieces() -> impl Strategy<Value = String> {
         "---\n",
         "~",
         "-1",
-        "0x",
-        "1e999",
-        "99999999999999999999",
-        "FP32",
-        "TYPE_FP32",
-        "true",
         "ä",
         "\u{0}",
         "\u{2028}",
         "[a/b.c]",
-        "e",
         ".",
     ];
+    let pieces: Vec<&str> = words.split(' ').chain(signs).collect();
     vec(prop_oneof![4 => sample::select(pieces).prop_map(str::to_owned), 1 => any::<String>()], 0..40)
         .prop_map(|pieces| pieces.concat())
 }

@@ -3,6 +3,7 @@
 //! The structs are the format of `config.yaml`: their doc comments are the descriptions in its JSON
 //! Schema. `config.pbtxt` is translated into them, so that there is one place that checks.
 
+mod scheduling;
 mod warmup;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::{
 use super::{Availability, hint};
 use crate::DataType;
 
+pub(super) use scheduling::{RawBatching, RawBatchingFields, RawDuration, RawQueue, RawQueueLevel};
 pub(super) use warmup::{RawSample, RawSampleData, RawSampleInput, RawWarmup};
 
 /// How Sconce serves a model: the file `config.yaml` in the model's directory. Every field is optional.
@@ -40,6 +42,16 @@ pub(super) struct RawConfig {
     pub(super) versions: RawVersions,
     /// How many runs at once, or a list that says so for each kind of device.
     pub(super) instances: RawInstances,
+    /// How requests are joined into batches: `auto` runs together what waits when a worker is free, for
+    /// models that have a batch dimension and no state; `off` runs each request on its own; fields say more.
+    #[schemars(extend("default" = "auto"))]
+    pub(super) batching: RawBatching,
+    /// How requests wait until they are run.
+    pub(super) queue: RawQueue,
+    /// The model's share of a device beside others that compete for it: one of weight 2 gets twice the
+    /// time of one of weight 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) weight: u32,
     /// What is done first when a version takes the place of another: `keep` loads the new one while the
     /// old one serves, `replace` unloads the old one, for devices that hold one copy of the weights.
     #[schemars(extend("default" = "keep"))]
@@ -76,6 +88,9 @@ impl Default for RawConfig {
             outputs: Vec::new(),
             versions: RawVersions::default(),
             instances: RawInstances::default(),
+            batching: RawBatching::default(),
+            queue: RawQueue::default(),
+            weight: 1,
             availability: Availability::default(),
             warmup: RawWarmup::default(),
             model_file: "model.pt".to_owned(),

@@ -2,6 +2,9 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 /// How requests of a model that has a batch dimension are run together.
 ///
 /// By default a worker that becomes free takes what waits, as many as pay; nothing waits for company.
@@ -54,7 +57,8 @@ pub struct QueuePolicy {
 }
 
 /// What becomes of a request that has waited as long as it may.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum OnTimeout {
     /// It is refused.
     #[default]

@@ -270,7 +270,7 @@ fn op_libraries_have_names() {
 fn the_schema_describes_every_field() {
     let schema = config_schema();
     let fields = schema["properties"].as_object().unwrap();
-    assert_eq!(fields.len(), 16);
+    assert_eq!(fields.len(), 19);
     for (name, field) in fields {
         assert!(field["description"].as_str().is_some_and(|text| text.len() > 20), "{name}: {field}");
     }
@@ -280,6 +280,14 @@ fn the_schema_describes_every_field() {
     assert!(schema["$defs"]["Output"]["properties"]["labels"].is_object());
     assert_eq!(schema["properties"]["availability"]["default"], "keep");
     assert_eq!(schema["properties"]["warmup"]["default"], "auto");
+    assert_eq!(schema["properties"]["batching"]["default"], "auto");
+    assert_eq!(schema["$defs"]["BatchingFields"]["properties"]["max_delay"]["default"], "0s");
+    let levels = &schema["$defs"]["Queue"]["properties"]["levels"];
+    assert_eq!(levels["additionalProperties"]["$ref"], "#/$defs/QueueLevel");
+    for name in ["BatchingFields", "Queue", "QueueLevel"] {
+        assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{name}");
+        assert!(schema["$defs"][name]["properties"]["complete"].is_null(), "{name}");
+    }
     for (name, required) in [("WarmupSample", json!(["inputs"])), ("WarmupFile", json!(["file"]))] {
         assert_eq!(schema["$defs"][name]["required"], required);
         assert_eq!(schema["$defs"][name]["additionalProperties"], false);

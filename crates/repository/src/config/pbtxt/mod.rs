@@ -6,9 +6,11 @@
 //! - `encode`: that message as bytes.
 //! - `read`: the fields of that message.
 //! - `warmup`: those of `model_warmup`.
+//! - `batching`: those of `dynamic_batching`.
 //! - `unserved`: what is refused, and what is accepted although it has no effect.
 //! - `parameters`: the settings that Triton's PyTorch backend takes as strings.
 
+mod batching;
 mod colons;
 mod encode;
 mod json;
@@ -81,6 +83,7 @@ fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, F
     if let Some(operations) = read::message(message, "model_operations") {
         raw.op_libraries = read::texts(operations, "op_library_filename");
     }
+    batching::apply(message, &mut raw, notes)?;
     parameters::apply(message, &mut raw, notes)?;
     Ok(raw)
 }

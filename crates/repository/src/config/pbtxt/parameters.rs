@@ -8,7 +8,7 @@ use super::{
         error::Fault,
         raw::{RawConfig, RawWarmup},
     },
-    read, unserved,
+    batching, read, unserved,
 };
 use crate::escape::one_line;
 
@@ -48,10 +48,17 @@ pub(super) fn apply(
             "INTRA_OP_THREAD_COUNT" => raw.threads = Some(number(key, value)?).filter(|count| *count > 0),
             "AVAILABILITY" => raw.availability = availability(key, value)?,
             "WARMUP" => warmup(key, value, &mut raw.warmup)?,
+            key if batching::PARAMETERS.contains(&key) => {}
             _ => ignore(key, value, notes)?,
         }
     }
     Ok(())
+}
+
+/// The value of a parameter, if it is there.
+pub(super) fn text<'a>(message: &'a DynamicMessage, key: &str) -> Option<&'a str> {
+    let mut entries = read::entries(message, "parameters").into_iter();
+    entries.find(|(name, _)| *name == key).map(|(_, parameter)| read::text(parameter, "string_value"))
 }
 
 fn availability(key: &str, value: &str) -> Result<Availability, Fault> {
@@ -74,7 +81,8 @@ fn warmup(key: &str, value: &str, warmup: &mut RawWarmup) -> Result<(), Fault> {
     }
 }
 
-fn neither(key: &str, value: &str, [one, other]: [&str; 2]) -> Fault {
+/// The error of a value that is neither of two.
+pub(super) fn neither(key: &str, value: &str, [one, other]: [&str; 2]) -> Fault {
     let shown = one_line(value);
     Fault::at(
         place(key),
@@ -96,7 +104,8 @@ fn ignore(key: &str, value: &str, notes: &mut Vec<String>) -> Result<(), Fault> 
     Ok(())
 }
 
-fn place(key: &str) -> String {
+/// Where a parameter stands.
+pub(super) fn place(key: &str) -> String {
     format!("parameters[{}]", one_line(key))
 }
 
@@ -108,7 +117,8 @@ fn switch(key: &str, value: &str) -> Result<bool, Fault> {
     }
 }
 
-fn number(key: &str, value: &str) -> Result<u32, Fault> {
+/// A whole number.
+pub(super) fn number(key: &str, value: &str) -> Result<u32, Fault> {
     value.parse().map_err(|_| {
         let shown = one_line(value);
         Fault::at(

@@ -52,7 +52,10 @@ pub(super) fn numbers(message: &DynamicMessage, name: &str) -> Vec<i64> {
 
 fn integer(value: &Value) -> i64 {
     let small = value.as_i32().or_else(|| value.as_enum_number()).map(i64::from);
-    small.or_else(|| value.as_u32().map(i64::from)).or_else(|| value.as_i64()).unwrap_or_default()
+    // No field may be as large as what does not fit.
+    let large = || value.as_u64().map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    let small = small.or_else(|| value.as_u32().map(i64::from));
+    small.or_else(|| value.as_i64()).or_else(large).unwrap_or_default()
 }
 
 /// The name of an enum field's value, if the schema has one for it.
@@ -76,6 +79,15 @@ pub(super) fn messages<'a>(message: &'a DynamicMessage, name: &str) -> Vec<&'a D
 pub(super) fn entries<'a>(message: &'a DynamicMessage, name: &str) -> Vec<(&'a str, &'a DynamicMessage)> {
     let Some(map) = field(message, name).and_then(Value::as_map) else { return Vec::new() };
     let entry = |(key, value): (&'a MapKey, &'a Value)| Some((key.as_str()?, value.as_message()?));
+    let mut entries: Vec<_> = map.iter().filter_map(entry).collect();
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries
+}
+
+/// A map from numbers to messages, in the order of its keys.
+pub(super) fn numbered<'a>(message: &'a DynamicMessage, name: &str) -> Vec<(u64, &'a DynamicMessage)> {
+    let Some(map) = field(message, name).and_then(Value::as_map) else { return Vec::new() };
+    let entry = |(key, value): (&'a MapKey, &'a Value)| Some((key.as_u64()?, value.as_message()?));
     let mut entries: Vec<_> = map.iter().filter_map(entry).collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
     entries

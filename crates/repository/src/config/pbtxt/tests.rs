@@ -92,7 +92,9 @@ model_operations { op_library_filename: "/opt/ops.so" }
     assert!(!config.optimized_execution && !config.inference_mode);
     assert_eq!(config.threads.map(std::num::NonZeroU32::get), Some(2));
     assert_eq!(config.op_libraries, [PathBuf::from("/opt/ops.so")]);
-    assert_eq!(config.notes.len(), 2, "{:?}", config.notes);
+    let batching = config.batching.unwrap();
+    assert_eq!((batching.max_delay.as_micros(), &batching.preferred_sizes[..]), (100, &[4, 8][..]));
+    assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
 }
 
 #[test]
@@ -201,7 +203,6 @@ fn what_would_change_answers_is_refused_by_name() {
 #[test]
 fn what_cannot_change_answers_is_noted() {
     for (text, field) in [
-        ("dynamic_batching { }", "dynamic_batching"),
         ("optimization { priority: PRIORITY_MAX }", "optimization"),
         ("model_warmup { name: \"w\" }", "model_warmup[0]"),
         ("response_cache { enable: true }", "response_cache"),

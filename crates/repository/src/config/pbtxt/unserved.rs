@@ -23,7 +23,6 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Fields of the whole model that are accepted, and why they have no effect.
 const IGNORED: &[(&str, &str)] = &[
-    ("dynamic_batching", "each request runs on its own"),
     ("optimization", "the server chooses how to run the model"),
     ("response_cache", "answers are not cached"),
     ("metric_tags", "there are no metrics yet"),
@@ -75,7 +74,7 @@ fn tensor_fields(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) -
     if is_input && read::flag(message, "allow_ragged_batch") {
         return Err(Fault::at(
             format!("{key}.allow_ragged_batch"),
-            "ragged batches are not served yet: remove it, each request runs on its own",
+            "ragged batches are not served yet: remove it, requests are joined where their shapes agree",
         ));
     }
     if is_input && read::is_set(message, "format") {
@@ -95,7 +94,10 @@ fn group_fields(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) ->
         }
     }
     let ignored = [
-        ("rate_limiter", "`count` bounds how many runs there are at once"),
+        (
+            "rate_limiter",
+            "there are no rate limits between models; `count` bounds how many runs there are at once",
+        ),
         ("host_policy", "the server places its own threads"),
         ("profile", "profiles are a feature of TensorRT"),
     ];
