@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use sconce_proto::inference::{
     self as pb, ModelConfigRequest, ModelMetadataRequest, ModelReadyRequest, RepositoryIndexRequest,
-    ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest,
+    ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest, model_config::SchedulingChoice,
 };
 use tonic::Code;
 
@@ -19,6 +19,9 @@ versions: all
 inputs: [{name: x, dtype: FP32, shape: [3, -1]}]
 outputs: [{name: OUTPUT__0, dtype: FP32, shape: [3, -1], labels: labels.txt}]
 instances: 2
+batching: {max_delay: 250us, preferred_sizes: [4, 2]}
+queue: {timeout: 20ms, priority_levels: 2, levels: {1: {max_size: 7}}}
+weight: 3
 ";
 
 /// `bare` without a config, `full` with one and two versions, `broken` with a file that is no model.
@@ -164,10 +167,21 @@ async fn model_config_is_tritons_message_filled_from_what_is_served() {
     let [output] = &full.output[..] else { panic!("{full:?}") };
     assert_eq!((output.name.as_str(), output.label_filename.as_str()), ("OUTPUT__0", "labels.txt"));
     assert_eq!(full.instance_group[0].count, 2);
+    let Some(SchedulingChoice::DynamicBatching(batching)) = &full.scheduling_choice else {
+        panic!("{full:?}")
+    };
+    let sizes = &batching.preferred_batch_size[..];
+    assert_eq!((sizes, batching.max_queue_delay_microseconds), (&[2, 4][..], 250));
+    assert_eq!((batching.priority_levels, batching.default_priority_level), (2, 2));
+    let policies = [1, 2].map(|level| batching.priority_queue_policy[&level]);
+    assert_eq!(policies.map(|policy| policy.max_queue_size), [7, 0]);
+    assert_eq!(policies.map(|policy| policy.default_timeout_microseconds), [20_000, 20_000]);
+    assert_eq!(full.parameters["WEIGHT"].string_value, "3");
     let policy = full.version_policy.and_then(|policy| policy.policy_choice);
     assert!(matches!(policy, Some(pb::model_version_policy::PolicyChoice::All(_))), "{policy:?}");
     let bare = ask("bare").await.expect("an answer");
     assert_eq!((bare.max_batch_size, bare.input[0].name.as_str()), (0, "x"));
+    assert!(bare.scheduling_choice.is_none() && bare.parameters.is_empty(), "{bare:?}");
     refused(ask("nobody").await, Code::NotFound, &["Request for unknown model: 'nobody' is not found"]);
 }
 

@@ -1,5 +1,7 @@
 //! The engine's words to protobuf.
 
+mod scheduling;
+
 use sconce_engine::{
     DataType, ModelConfig, Version,
     binding::TensorInfo,
@@ -111,6 +113,7 @@ pub(crate) fn model_config(live: &LiveVersion) -> pb::ModelConfig {
     if shown.instance_group.is_empty() {
         shown.instance_group = instance_groups(config);
     }
+    scheduling::show(config, &mut shown);
     shown
 }
 
