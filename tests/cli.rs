@@ -77,8 +77,10 @@ fn help_names_every_flag_with_its_default() {
         ("--cpu-workers", "[default: one per core]"),
         ("--max-message-size", "[default: 2GiB]"),
         ("--receive-budget", "[default: 4GiB]"),
+        ("--max-queued-bytes", "[default: 2GiB]"),
         ("--max-concurrent-streams", "[default: 1024]"),
         ("--response-compression", "[default: mirror]"),
+        ("--triton-error-codes", "[default: false]"),
         ("--drain-delay", "[default: 0s]"),
         ("--drain-timeout", "[default: 30s]"),
         ("--log-format", "[default: text]"),
@@ -134,8 +136,10 @@ fn an_address_that_cannot_be_had_is_named() {
 
 #[test]
 fn what_the_command_line_does_not_know_it_says() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["serve", "--model-control-mode", "auto"], "explicit"),
+        (&["serve", "--triton-error-codes=some"], "--triton-error-codes"),
+        (&["serve", "--max-queued-bytes", "many"], "--max-queued-bytes"),
         (&["serve", "--model-load-thread-count", "65"], "--model-load-thread-count"),
         (&["serve", "--confine-symlinks=maybe"], "--confine-symlinks"),
         (&["serve", "--unload-timeout", "5"], "a length of time such as 500ms, 30s or 2m is expected"),
@@ -165,6 +169,7 @@ fn what_the_command_line_does_not_know_it_says() {
     }
     one_sentence(&with(&["--max-message-size", "3GiB"]), &["--max-message-size", "2GiB"]);
     one_sentence(&with(&["--max-message-size", "0"]), &["--max-message-size"]);
+    one_sentence(&with(&["--max-queued-bytes", "0"]), &["--max-queued-bytes 0", "no request could wait"]);
     one_sentence(
         &with(&[
             "--grpc-address",

@@ -13,6 +13,7 @@
 //! - `reference`: answers compared with those of libtorch itself (feature `reference`)
 //! - `refusals`: every wrong request, its code and its sentence
 //! - `rpcs`: what each RPC tells, and which are not served
+//! - `scheduling`: what callers see of it: codes, deadlines, and how much of the machine is used
 //! - `shutdown`: signals, and what is in flight when they come
 //! - `tidy`: what a machine can see of how the code is kept
 //! - `traffic`: many calls, large ones, slow ones, late ones, and clients that give up
@@ -36,6 +37,7 @@ mod readme;
 mod reference;
 mod refusals;
 mod rpcs;
+mod scheduling;
 mod shutdown;
 mod tidy;
 mod traffic;

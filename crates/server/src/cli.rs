@@ -146,8 +146,7 @@ fn manifest(version_dir: &Path) -> anyhow::Result<()> {
 fn version() -> String {
     let mut text = format!("sconce {}\n", env!("CARGO_PKG_VERSION"));
     text.push_str(&serve::runtime_info());
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    text.push_str(&format!("cores: {cores}\ncpu features: {}\n", cpu_features()));
+    text.push_str(&format!("cores: {}\ncpu features: {}\n", serve::cores(), cpu_features()));
     text
 }
 

@@ -15,7 +15,7 @@ use sconce_proto::inference::{
 use tokio::{sync::Semaphore, task::JoinError};
 use tonic::Status;
 
-use crate::{from_proto, status};
+use crate::{from_proto, status::Codes};
 
 /// The longest name of a model; file systems allow less, most of them 255 bytes.
 const MAX_NAME: usize = 1024;
@@ -34,6 +34,7 @@ pub(crate) struct Control {
     overrides: Arc<Overrides>,
     writers: Arc<Semaphore>,
     takes_orders: bool,
+    codes: Codes,
 }
 
 /// What the parameters of a load say.
@@ -46,9 +47,9 @@ struct Load {
 }
 
 impl Control {
-    pub(crate) fn new(reconciler: Reconciler, overrides: Arc<Overrides>, mode: &Mode) -> Self {
+    pub(crate) fn new(reconciler: Reconciler, overrides: Arc<Overrides>, mode: &Mode, codes: Codes) -> Self {
         let writers = Arc::new(Semaphore::new(WRITERS));
-        Self { reconciler, overrides, writers, takes_orders: *mode != Mode::Once }
+        Self { reconciler, overrides, writers, takes_orders: *mode != Mode::Once, codes }
     }
 
     /// Loads a model, and returns when it serves or is known not to. `held` are the bytes of the request,
@@ -126,11 +127,11 @@ impl Control {
             let _until_written = (turn, held);
             overrides.prepare(&name, config.as_deref(), &files)
         });
-        prepared.await.map_err(|error| unprepared(&error))?.map_err(|refused| status::from_refused(&refused))
+        prepared.await.map_err(|error| unprepared(&error))?.map_err(|refused| self.codes.of_refused(&refused))
     }
 
     async fn order(&self, name: String, order: Order) -> Answer<()> {
-        self.reconciler.order(name, order).await.map_err(|refused| status::from_refused(&refused))
+        self.reconciler.order(name, order).await.map_err(|refused| self.codes.of_refused(&refused))
     }
 }
 

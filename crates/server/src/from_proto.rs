@@ -1,6 +1,6 @@
 //! Protobuf to the engine's words. Tensor contents stay slices of the received message.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sconce_engine::{
@@ -37,7 +37,7 @@ pub(crate) fn version(text: &str) -> Result<Option<Version>> {
 
 /// What is asked of a model. Names of model and version have been taken out before.
 pub(crate) fn infer_request(request: ModelInferRequest, deadline: Option<Instant>) -> Result<Request> {
-    check_parameters(&request)?;
+    let Parameters { priority, timeout } = parameters(&request)?;
     for input in &request.inputs {
         // Before the counts: an input in shared memory has no contents, which would read as one too few.
         refuse_shared_memory(&input.name, input.parameters.contains_key("shared_memory_region"))?;
@@ -65,17 +65,26 @@ pub(crate) fn infer_request(request: ModelInferRequest, deadline: Option<Instant
             Ok(Wanted { name: output.name, classes })
         })
         .collect::<Result<_>>()?;
-    Ok(Request { inputs, outputs, deadline, ..Request::default() })
+    Ok(Request { inputs, outputs, deadline, priority, timeout })
+}
+
+/// The parameters of a request that mean something to the scheduler.
+#[derive(Debug, Default)]
+struct Parameters {
+    priority: u64,
+    timeout: Duration,
 }
 
 /// The request parameters that mean something, checked; others are a client's own and allowed.
-fn check_parameters(request: &ModelInferRequest) -> Result<()> {
+fn parameters(request: &ModelInferRequest) -> Result<Parameters> {
+    let mut parameters = Parameters::default();
     for (name, value) in &request.parameters {
-        let fits = match (name.as_str(), &value.parameter_choice) {
-            ("priority" | "timeout", Some(ParameterChoice::Int64Param(value))) => *value >= 0,
-            ("priority" | "timeout", Some(ParameterChoice::Uint64Param(_))) => true,
-            ("priority" | "timeout", _) => false,
-            ("triton_enable_empty_final_response", Some(ParameterChoice::BoolParam(_))) => true,
+        match (name.as_str(), &value.parameter_choice) {
+            ("priority", choice) => parameters.priority = natural(name, "1 is the highest", choice)?,
+            ("timeout", choice) => {
+                parameters.timeout = Duration::from_micros(natural(name, "microseconds", choice)?);
+            }
+            ("triton_enable_empty_final_response", Some(ParameterChoice::BoolParam(_))) => {}
             ("triton_enable_empty_final_response", _) => {
                 return Err(invalid(format!("parameter '{name}' must be a boolean (bool_param)")));
             }
@@ -85,15 +94,27 @@ fn check_parameters(request: &ModelInferRequest) -> Result<()> {
                     quote(other)
                 )));
             }
-            _ => true,
-        };
-        if !fits {
-            return Err(invalid(format!(
-                "parameter '{name}' must be a non-negative integer (int64_param or uint64_param)"
-            )));
+            _ => {}
         }
     }
-    Ok(())
+    Ok(parameters)
+}
+
+/// Clients send it signed or not: Triton's own send `priority` without a sign and `timeout` with one.
+fn natural(name: &str, unit: &str, choice: &Option<ParameterChoice>) -> Result<u64> {
+    let (sent, value) = match choice {
+        Some(ParameterChoice::Uint64Param(value)) => return Ok(*value),
+        Some(ParameterChoice::Int64Param(value)) => (value.to_string(), u64::try_from(*value).ok()),
+        Some(ParameterChoice::BoolParam(_)) => ("a bool_param".to_owned(), None),
+        Some(ParameterChoice::DoubleParam(_)) => ("a double_param".to_owned(), None),
+        Some(ParameterChoice::StringParam(_)) => ("a string_param".to_owned(), None),
+        None => ("nothing".to_owned(), None),
+    };
+    value.ok_or_else(|| {
+        invalid(format!(
+            "parameter '{name}' must be a non-negative integer (int64_param or uint64_param; {unit}), got {sent}"
+        ))
+    })
 }
 
 fn refuse_shared_memory(name: &str, asked: bool) -> Result<()> {

@@ -88,6 +88,51 @@ fn any_raw(data_type: DataType) -> BoxedStrategy<Vec<u8>> {
     }
 }
 
+/// What a request with this one parameter becomes.
+fn with_parameter(name: &str, choice: Option<ParameterChoice>) -> Result<Request> {
+    let parameter = InferParameter { parameter_choice: choice };
+    let parameters = HashMap::from([(name.to_owned(), parameter)]);
+    infer_request(ModelInferRequest { parameters, ..Default::default() }, None)
+}
+
+#[test]
+fn priority_and_timeout_are_taken_signed_or_not() {
+    let none = infer_request(ModelInferRequest::default(), None).unwrap();
+    assert_eq!((none.priority, none.timeout), (0, Duration::ZERO));
+    for (signed, unsigned) in [(0, 0), (1, 1), (i64::MAX, i64::MAX.unsigned_abs())] {
+        for choice in [ParameterChoice::Int64Param(signed), ParameterChoice::Uint64Param(unsigned)] {
+            let request = with_parameter("priority", Some(choice.clone())).unwrap();
+            assert_eq!((request.priority, request.timeout), (unsigned, Duration::ZERO));
+            let request = with_parameter("timeout", Some(choice)).unwrap();
+            assert_eq!((request.priority, request.timeout), (0, Duration::from_micros(unsigned)));
+        }
+    }
+    let largest = || Some(ParameterChoice::Uint64Param(u64::MAX));
+    assert_eq!(with_parameter("priority", largest()).unwrap().priority, u64::MAX);
+    assert_eq!(with_parameter("timeout", largest()).unwrap().timeout, Duration::from_micros(u64::MAX));
+}
+
+#[test]
+fn a_priority_or_timeout_that_is_no_natural_number_is_refused_by_name_and_kind() {
+    let cases = [
+        (Some(ParameterChoice::Int64Param(-1)), "got -1"),
+        (Some(ParameterChoice::Int64Param(i64::MIN)), "got -9223372036854775808"),
+        (Some(ParameterChoice::StringParam("5".to_owned())), "got a string_param"),
+        (Some(ParameterChoice::DoubleParam(1.5)), "got a double_param"),
+        (Some(ParameterChoice::BoolParam(true)), "got a bool_param"),
+        (None, "got nothing"),
+    ];
+    for (choice, got) in cases {
+        for (name, unit) in [("priority", "1 is the highest"), ("timeout", "microseconds")] {
+            let refused = with_parameter(name, choice.clone()).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            for part in [name, "non-negative integer", unit, got] {
+                assert!(refused.message().contains(part), "{part:?} is not in: {}", refused.message());
+            }
+        }
+    }
+}
+
 fn any_parameter() -> impl Strategy<Value = InferParameter> {
     let choice = prop_oneof![
         any::<bool>().prop_map(ParameterChoice::BoolParam),

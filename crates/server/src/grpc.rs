@@ -18,7 +18,9 @@ use tonic::Status;
 
 use crate::{
     control::Control,
-    from_proto, status, to_proto,
+    from_proto,
+    status::Codes,
+    to_proto,
     wire::{self, Body, Encoding, Limits, ResponseCompression},
 };
 
@@ -42,6 +44,7 @@ pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) control: Control,
     pub(crate) server_id: String,
+    pub(crate) codes: Codes,
     pub(crate) limits: Limits,
     pub(crate) compression: ResponseCompression,
 }
@@ -96,11 +99,8 @@ impl Service {
             let data = match deadline {
                 None => receiving.await?,
                 Some(deadline) => {
-                    tokio::time::timeout_at(deadline.into(), receiving).await.map_err(|_| {
-                        Box::new(Status::deadline_exceeded(
-                            "Deadline Exceeded: while the request was being received",
-                        ))
-                    })??
+                    let received = tokio::time::timeout_at(deadline.into(), receiving).await;
+                    received.map_err(|_| wire::late("while the request was being received"))??
                 }
             };
             check(&data)?;
@@ -135,10 +135,10 @@ impl Service {
     ) -> Answer<ModelInferResponse> {
         let version = from_proto::version(&request.model_version)?;
         let live =
-            self.table.get(&request.model_name, version).map_err(|error| status::from_error(&error))?;
+            self.table.get(&request.model_name, version).map_err(|error| self.codes.of_error(&error))?;
         let id = std::mem::take(&mut request.id);
         let request = from_proto::infer_request(request, deadline)?;
-        let outputs = live.infer(request).await.map_err(|error| status::from_error(&error))?;
+        let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
         Ok(to_proto::infer_response(&live, id, outputs))
     }
 
@@ -182,7 +182,7 @@ impl Service {
     fn model_metadata(&self, request: &ModelMetadataRequest) -> Answer<ModelMetadataResponse> {
         let version = from_proto::version(&request.version)?;
         let snapshot = self.table.snapshot();
-        let live = snapshot.find(&request.name, version).map_err(|error| status::from_error(&error))?;
+        let live = snapshot.find(&request.name, version).map_err(|error| self.codes.of_error(&error))?;
         let versions = match version {
             Some(version) => vec![version],
             None => snapshot.routes.get(&*live.model).map_or_else(Vec::new, |route| {
@@ -195,7 +195,7 @@ impl Service {
 
     fn model_config(&self, request: &ModelConfigRequest) -> Answer<ModelConfigResponse> {
         let version = from_proto::version(&request.version)?;
-        let live = self.table.get(&request.name, version).map_err(|error| status::from_error(&error))?;
+        let live = self.table.get(&request.name, version).map_err(|error| self.codes.of_error(&error))?;
         Ok(ModelConfigResponse { config: Some(to_proto::model_config(&live)) })
     }
 

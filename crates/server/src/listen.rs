@@ -168,8 +168,24 @@ impl Listener {
             }
             return Ok(self.service.call(request).await);
         }
-        let response = self.routes.clone().oneshot(request).await?;
-        Ok(response.map(Body::from))
+        self.tonic(request).await
+    }
+
+    /// Answers with tonic's services, which know no deadlines.
+    async fn tonic(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let deadline = match wire::deadline(request.headers()) {
+            Ok(deadline) => deadline,
+            Err(status) => return Ok(wire::status(&status)),
+        };
+        let answer = self.routes.clone().oneshot(request);
+        let response = match deadline {
+            None => answer.await?,
+            Some(instant) => match tokio::time::timeout_at(instant.into(), answer).await {
+                Ok(response) => response?,
+                Err(_) => return Ok(wire::status(&wire::late("while the request was being received"))),
+            },
+        };
+        Ok(response.map(|body| Body::tonic(body, deadline)))
     }
 }
 

@@ -130,6 +130,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", env = "SCONCE_RECEIVE_BUDGET")]
     pub(crate) receive_budget: Option<ByteSize>,
 
+    /// Bytes of all requests that wait for a worker, over all models; more is refused [default: 2GiB]
+    #[arg(long, value_name = "SIZE", env = "SCONCE_MAX_QUEUED_BYTES")]
+    pub(crate) max_queued_bytes: Option<ByteSize>,
+
     /// Bytes of all answers that clients have not read yet; more is refused [default: 4GiB]
     #[arg(long, value_name = "SIZE", env = "SCONCE_SEND_BUDGET")]
     pub(crate) send_budget: Option<ByteSize>,
@@ -141,6 +145,10 @@ pub(crate) struct Options {
     /// With what answers are compressed, for clients that accept it [default: mirror]
     #[arg(long, env = "SCONCE_RESPONSE_COMPRESSION")]
     pub(crate) response_compression: Option<ResponseCompression>,
+
+    /// Answer errors of requests with the codes that Triton has for them [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_TRITON_ERROR_CODES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) triton_error_codes: Option<bool>,
 
     /// After a signal: not ready, but accepting, so that load balancers notice [default: 0s]
     #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_DELAY")]
@@ -211,9 +219,11 @@ impl ServeArgs {
             cpu_workers,
             max_message_size,
             receive_budget,
+            max_queued_bytes,
             send_budget,
             max_concurrent_streams,
             response_compression,
+            triton_error_codes,
             drain_delay,
             drain_timeout,
             log_format,

@@ -30,6 +30,7 @@ use crate::{
     listen::Listener,
     metrics,
     options::{Options, Period, ServeArgs},
+    status::Codes,
     telemetry,
     wire::{Budget, Limits},
 };
@@ -38,6 +39,9 @@ use crate::{
 const MAX_MESSAGE: u64 = i32::MAX as u64;
 /// Two of the largest messages, or as many as there is.
 const RECEIVE_BUDGET: u64 = 4 << 30;
+/// The largest message may wait, and queues are full, which tells callers when to come back, while there is
+/// room to receive those of other models.
+const MAX_QUEUED: u64 = RECEIVE_BUDGET / 2;
 /// As many bytes of answers as of requests.
 const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
@@ -88,6 +92,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
             "--max-message-size {size}: between 1B and 2GiB is expected, the most that gRPC can carry"
         );
     }
+    if let Some(size) = options.max_queued_bytes {
+        ensure!(size.as_u64() > 0, "--max-queued-bytes {size}: more is expected, or no request could wait");
+    }
     follow::check(options)
 }
 
@@ -100,10 +107,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let backend = backend(&options)?;
     let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
     info!("{} on {}", backend.name(), devices.join(", "));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let workers = options.cpu_workers.map_or(cores, usize::from);
-    let pool = Pool::start(&backend, PoolSettings { cpu_workers: workers, ..PoolSettings::new(cores) })
-        .context("the worker threads could not be started")?;
+    let cores = cores();
+    let pool = start_pool(&options, &backend, cores)?;
     let table = Arc::new(Table::default());
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);
@@ -122,14 +127,16 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     tokio::spawn(sweep(pool.clone()));
     let mode = settings.mode.clone();
+    let codes = Codes { triton: options.triton_error_codes.unwrap_or_default() };
     let reaper = Reaper::start(Arc::clone(&backend))?;
     let parts = Parts { backend, pool, reaper, table: Arc::clone(&table) };
     let reconciler = Reconciler::start(settings, parts)?;
     let listener = Listener {
         service: Arc::new(Service {
             table: Arc::clone(&table),
-            control: Control::new(reconciler, Arc::clone(&overrides), &mode),
+            control: Control::new(reconciler, Arc::clone(&overrides), &mode, codes),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
+            codes,
             limits,
             compression: options.response_compression.unwrap_or_default(),
         }),
@@ -160,6 +167,23 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     };
     overrides.remove();
     Ok(ended?)
+}
+
+/// How many cores this process may keep busy: those of its affinity, or of the CPU limit of its container
+/// (quotas of cgroups v1 and v2, also of those above) if that is less, rounded down, and at least one.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// Starts as many workers as the flags or the cores say.
+fn start_pool(options: &Options, backend: &Arc<dyn Backend>, cores: usize) -> anyhow::Result<Pool> {
+    let cpu_workers = options.cpu_workers.map_or(cores, usize::from);
+    let queued_bytes = bytes(options.max_queued_bytes, MAX_QUEUED)?;
+    info!(
+        "cores: {cores}, workers of the CPU: {cpu_workers}, bytes of requests that may wait: {queued_bytes}"
+    );
+    let settings = PoolSettings { cpu_workers, queued_bytes, ..PoolSettings::new(cores) };
+    Pool::start(backend, settings).context("the worker threads could not be started")
 }
 
 fn limits(options: &Options) -> anyhow::Result<Limits> {

@@ -1,32 +1,82 @@
 //! The one place that chooses a gRPC code.
 
+use std::time::Duration;
+
 use sconce_engine::{Error, reconcile::Refused};
-use tonic::Status;
+use tonic::{Code, Status, metadata::MetadataMap};
+use tonic_types::{ErrorDetails, StatusExt};
 
-/// The status of an error of the engine.
-pub(crate) fn from_error(error: &Error) -> Box<Status> {
-    let text = error.to_string();
-    Box::new(match error {
-        Error::ModelNotFound { .. } | Error::VersionNotFound { .. } | Error::NoVersion { .. } => {
-            Status::not_found(text)
-        }
-        Error::InvalidInput(_) => Status::invalid_argument(text),
-        Error::NotReady { .. } | Error::DeviceLost { .. } => Status::unavailable(text),
-        Error::QueueFull { .. } | Error::QueuesFull { .. } => Status::resource_exhausted(text),
-        Error::DeadlineExceeded { .. } | Error::QueueTimeout { .. } => Status::deadline_exceeded(text),
-        Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. } => Status::internal(text),
-    })
+/// gRPC's own hint for clients that retry by themselves (gRFC A6).
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Which codes errors get.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Codes {
+    /// Triton's where it has others, for callers that depend on them.
+    pub(crate) triton: bool,
 }
 
-/// The status of an order for a model that had not the effect that was asked for.
-pub(crate) fn from_refused(refused: &Refused) -> Box<Status> {
-    let text = refused.to_string();
-    Box::new(match refused {
-        Refused::NotFound(_) => Status::not_found(text),
-        // Triton's code for a model that does not load.
-        Refused::Failed(_) => Status::invalid_argument(text),
-        Refused::NotNow(_) => Status::unavailable(text),
-        Refused::NoSpace(_) => Status::resource_exhausted(text),
-        Refused::Unwritten(_) => Status::internal(text),
-    })
+impl Codes {
+    /// The status of an error of the engine.
+    pub(crate) fn of_error(self, error: &Error) -> Box<Status> {
+        let code = match error {
+            Error::ModelNotFound { .. } | Error::VersionNotFound { .. } | Error::NoVersion { .. } => {
+                Code::NotFound
+            }
+            Error::InvalidInput(_) => Code::InvalidArgument,
+            Error::NotReady { .. } | Error::DeviceLost { .. } => Code::Unavailable,
+            Error::QueueFull { .. } | Error::QueuesFull { .. } => {
+                self.choose(Code::ResourceExhausted, Code::Unavailable)
+            }
+            Error::QueueTimeout { .. } => self.choose(Code::DeadlineExceeded, Code::Unavailable),
+            Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Error::Output { .. } => self.choose(Code::Internal, Code::InvalidArgument),
+            Error::Model { .. } | Error::WorkerLost { .. } => Code::Internal,
+        };
+        let text = error.to_string();
+        Box::new(match retry_after(error) {
+            Some(after) => retry(code, text, after),
+            None => Status::new(code, text),
+        })
+    }
+
+    /// The status of an order for a model that had not the effect that was asked for.
+    pub(crate) fn of_refused(self, refused: &Refused) -> Box<Status> {
+        let code = match refused {
+            Refused::NotFound(_) => self.choose(Code::NotFound, Code::Internal),
+            // Triton's code for a model that does not load.
+            Refused::Failed(_) => Code::InvalidArgument,
+            Refused::NotNow(_) => Code::Unavailable,
+            Refused::NoSpace(_) => Code::ResourceExhausted,
+            Refused::Unwritten(_) => Code::Internal,
+        };
+        Box::new(Status::new(code, refused.to_string()))
+    }
+
+    fn choose(self, ours: Code, tritons: Code) -> Code {
+        if self.triton { tritons } else { ours }
+    }
 }
+
+/// When it is worth asking again, where that is known.
+fn retry_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::QueueFull { retry_after, .. } | Error::QueuesFull { retry_after, .. } => *retry_after,
+        _ => None,
+    }
+}
+
+/// A refusal that says when to ask again: in the trailer that gRPC's own retries obey, and as
+/// `google.rpc.RetryInfo` for callers that read details.
+fn retry(code: Code, text: String, after: Duration) -> Status {
+    // Rounded up: a client that comes too early is refused once more.
+    let millis = i32::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
+    let mut metadata = MetadataMap::new();
+    metadata.insert(PUSHBACK, millis.into());
+    let after = Duration::from_millis(millis.unsigned_abs().into());
+    Status::with_error_details_and_metadata(code, text, ErrorDetails::with_retry_info(Some(after)), metadata)
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -19,5 +19,5 @@ mod respond;
 pub(crate) use budget::Budget;
 pub(crate) use complexity::{check_control_request, check_infer_request};
 pub(crate) use compression::{Encoding, ResponseCompression};
-pub(crate) use receive::{Limits, deadline, receive};
+pub(crate) use receive::{Limits, deadline, late, receive};
 pub(crate) use respond::{Body, message, status};

@@ -199,6 +199,11 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Box<Statu
     Ok(Instant::now().checked_add(timeout))
 }
 
+/// The answer to a call whose deadline passed. The first words are those that Triton's clients match on.
+pub(crate) fn late(stage: &str) -> Box<Status> {
+    Box::new(Status::deadline_exceeded(format!("Deadline Exceeded: {stage}")))
+}
+
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -4,12 +4,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::Message;
+use tokio::time::Sleep;
 use tonic::Status;
 
 use super::{
@@ -39,8 +41,15 @@ pub(crate) enum Body {
     Unary(Option<Bytes>),
     /// The trailers have been sent, or there is nothing to send.
     End,
-    /// Whatever tonic's services answer.
-    Tonic(tonic::body::Body),
+    /// Whatever tonic's services answer, until the caller's deadline.
+    Tonic(tonic::body::Body, Option<Pin<Box<Sleep>>>),
+}
+
+impl Body {
+    /// What one of tonic's services answers to a call with this deadline.
+    pub(crate) fn tonic(body: tonic::body::Body, deadline: Option<Instant>) -> Self {
+        Self::Tonic(body, deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into()))))
+    }
 }
 
 impl http_body::Body for Body {
@@ -62,7 +71,17 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Self::End => Poll::Ready(None),
-            Self::Tonic(body) => Pin::new(body).poll_frame(context),
+            Self::Tonic(body, deadline) => {
+                let frame = Pin::new(body).poll_frame(context);
+                let passed = |deadline: &mut Pin<Box<Sleep>>| deadline.as_mut().poll(context).is_ready();
+                if frame.is_ready() || !deadline.as_mut().is_some_and(passed) {
+                    return frame;
+                }
+                *self = Self::End;
+                let mut trailers = HeaderMap::new();
+                write_status(&super::late("while the call was open"), &mut trailers);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
         }
     }
 
@@ -70,7 +89,7 @@ impl http_body::Body for Body {
         match self {
             Self::Unary(_) => false,
             Self::End => true,
-            Self::Tonic(body) => body.is_end_stream(),
+            Self::Tonic(body, _) => body.is_end_stream(),
         }
     }
 }
@@ -143,20 +162,52 @@ fn write(message: &impl Message, length: usize, encoding: Option<Encoding>) -> R
 pub(crate) fn status(status: &Status) -> http::Response<Body> {
     if status.message().len() > MAX_STATUS {
         let text: String = status.message().chars().take(MAX_STATUS / 4 - 1).collect();
-        return self::status(&Status::new(status.code(), format!("{text}...")));
+        // Details repeat the text, so they are as long.
+        let metadata = status.metadata().clone();
+        return self::status(&Status::with_metadata(status.code(), format!("{text}..."), metadata));
     }
     let mut response = http::Response::new(Body::End);
     *response.headers_mut() = headers(None);
     // What else would be understood matters to whoever was refused, and costs the others nothing.
     response.headers_mut().insert(&GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
-    // A status that cannot be written has text that no header can carry, and none of ours has.
-    let written: Result<(), Status> = status.add_header(response.headers_mut());
-    debug_assert!(written.is_ok());
+    write_status(status, response.headers_mut());
     response
 }
 
-impl From<tonic::body::Body> for Body {
-    fn from(body: tonic::body::Body) -> Self {
-        Self::Tonic(body)
+/// Writes code, text, details and metadata. A status that cannot be written has text that no header can
+/// carry, and none of ours has.
+fn write_status(status: &Status, headers: &mut HeaderMap) {
+    let written = status.add_header(headers);
+    debug_assert!(written.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, metadata::MetadataMap};
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_sent_with_its_details_and_metadata_and_cut_to_what_clients_take() {
+        let told = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-retry-pushback-ms", 7.into());
+            let details = Bytes::from_static(b"details");
+            let sent = Status::with_details_and_metadata(Code::Unavailable, text, details, metadata);
+            let response = status(&sent);
+            let size: usize =
+                response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            assert!(size < 8 << 10, "{size}");
+            assert_eq!(response.headers()["grpc-retry-pushback-ms"], "7");
+            Status::from_header_map(response.headers()).expect("a status")
+        };
+        let short = told("short");
+        assert_eq!(
+            (short.code(), short.message(), short.details()),
+            (Code::Unavailable, "short", &b"details"[..])
+        );
+        let long = told(&"\u{e9}".repeat(MAX_STATUS));
+        assert_eq!(long.code(), Code::Unavailable);
+        assert!(long.message().ends_with("\u{e9}..."), "{}", long.message());
     }
 }
