@@ -3,7 +3,7 @@
 
 use std::{env, path::Path, process::Command};
 
-use crate::harness::{Server, root};
+use crate::harness::{Repo, Server, root};
 
 /// Runs a test program of another language against a server of the samples.
 fn passes(server: &Server, command: &mut Command) {
@@ -25,6 +25,39 @@ fn python() -> Command {
 #[test]
 fn python_tritonclient_gets_right_answers() {
     passes(&samples(), python().args(["-m", "unittest", "discover", "-s", "tests/clients/python"]));
+}
+
+/// Tells in which run and in how large a batch a request was, and waits for the gates that its rows name.
+/// Gates and the count of runs are files that it maps: whoever opens a gate writes 1 into it. What it
+/// reads again depends on what it has read, so that no optimization reads it once for all.
+const PROBE: &str = "\
+def forward(self, x):
+    turns = torch.from_file('GATES/turns' + str(int(x[0, 1])), True, 1)
+    turn = float(turns.add_(1.0))
+    looks = 0
+    for row in range(x.size(0)):
+        gate = int(x[row, 0])
+        if gate > 0:
+            while float(torch.from_file('GATES/gate' + str(gate), True, min(1, looks + 1))) == 0.0:
+                looks += 1
+    size = torch.full([x.size(0), 1], float(x.size(0)))
+    return size, torch.full([x.size(0), 1], turn + 0.0 * float(looks))
+";
+
+#[test]
+fn python_tritonclient_is_scheduled_as_configured() {
+    let repo = Repo::new();
+    repo.identity("models/echo/1/model.pt");
+    let (models, gates) = (repo.path().join("models"), repo.path().join("gates"));
+    std::fs::create_dir(&gates).expect("a directory");
+    let probe = "probe/1/model.pt";
+    repo.script(probe, &PROBE.replace("GATES", &gates.display().to_string()), &[]);
+    let server = Server::start_with(&models, &["--cpu-workers", "2"]);
+    let tritons = Server::start_with(&models, &["--cpu-workers", "2", "--triton-error-codes"]);
+    let mut tests = python();
+    tests.args(["-m", "unittest", "discover", "-s", "tests/clients/python", "-p", "test_scheduling.py"]);
+    tests.env("SCONCE_PROBE", repo.path().join(probe)).env("SCONCE_GATES", &gates);
+    passes(&server, tests.env("SCONCE_TRITON_CODES_ADDRESS", &tritons.grpc));
 }
 
 #[test]

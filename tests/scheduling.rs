@@ -10,6 +10,9 @@ use crate::{
     raw::{Raw, framed},
 };
 
+#[cfg(not(feature = "torch"))]
+mod queues;
+
 /// RPCs of tonic's services, which do not know deadlines.
 const OTHERS: [&str; 4] = [
     "/grpc.health.v1.Health/Check",
