@@ -70,7 +70,7 @@ impl House {
     }
 
     fn warm(&self, live: &LiveVersion) -> Result<Vec<Warmed>, LoadError> {
-        warm(&self.pool, live, &[], &AtomicBool::new(false))
+        warm(&self.pool, live, &[], true, &AtomicBool::new(false))
     }
 
     fn retire(&self, live: Arc<LiveVersion>) -> Receiver<()> {

@@ -27,7 +27,7 @@ UNAVAILABLE = "StatusCode.UNAVAILABLE"
 CANCELLED = "StatusCode.CANCELLED"
 
 BATCH = 8  # rows of the largest batch: a request of as many is a run of its own
-HOUR = 3_600_000_000  # microseconds: nothing here waits as long
+MINUTE = 60_000_000  # microseconds: nothing here waits as long
 FULL = "Exceeds maximum queue size"
 EXPIRED = "Request timeout expired"
 
@@ -166,7 +166,7 @@ class Queues(Scheduled):
         self.assertEqual(self.run_one(), (1, 2))
 
     def test_what_waits_too_long_is_delayed_where_the_policy_says_so(self):
-        policy = {"default_timeout_microseconds": HOUR, "allow_timeout_override": True}
+        policy = {"default_timeout_microseconds": MINUTE, "allow_timeout_override": True}
         self.load(
             {
                 "priority_levels": 2,
@@ -187,7 +187,7 @@ class Queues(Scheduled):
 
     def test_a_request_may_say_how_long_it_waits_where_the_policy_lets_it(self):
         # Without a default, which Triton takes for "no timeout whatever the request says".
-        for default in [HOUR, 0]:
+        for default in [MINUTE, 0]:
             with self.subTest(default=default):
                 policy = {"default_timeout_microseconds": default, "allow_timeout_override": True}
                 self.load({"default_queue_policy": policy})
@@ -199,7 +199,7 @@ class Queues(Scheduled):
                 self.assertEqual(set(self.answered(2)), {"hold", "patient"})
 
     def test_a_request_may_not_say_it_elsewhere(self):
-        self.load({"default_queue_policy": {"default_timeout_microseconds": HOUR}})
+        self.load({"default_queue_policy": {"default_timeout_microseconds": MINUTE}})
         self.hold()
         self.send("hurried", timeout=1)
         self.send("later", client_timeout=0.05)
@@ -245,7 +245,7 @@ class Batches(Scheduled):
         self.assertEqual(set(answers.values()), {(4, 2)})
 
     def test_requests_wait_for_a_preferred_size(self):
-        self.load({"preferred_batch_size": [4], "max_queue_delay_microseconds": HOUR})
+        self.load({"preferred_batch_size": [4], "max_queue_delay_microseconds": MINUTE})
         for rows in [[1, 1, 1, 1], [1, 3], [2, 1, 1]]:
             for number, count in enumerate(rows):
                 self.send(str(number), count)
@@ -257,7 +257,7 @@ class Batches(Scheduled):
         self.assertEqual(self.run_one(rows=3), (3, 2))
 
     def test_a_full_batch_does_not_wait(self):
-        self.load({"max_queue_delay_microseconds": HOUR})
+        self.load({"max_queue_delay_microseconds": MINUTE})
         self.assertEqual(self.run_one(rows=BATCH), (BATCH, 1))
         for number in range(2):
             self.send(str(number), BATCH // 2)
@@ -391,7 +391,7 @@ class TritonsCodes(Scheduled):
         self.addCleanup(self.client.close)
 
     def test_a_full_queue_and_a_timeout_are_unavailable(self):
-        policy = {"max_queue_size": 1, "allow_timeout_override": True, "default_timeout_microseconds": HOUR}
+        policy = {"max_queue_size": 1, "allow_timeout_override": True, "default_timeout_microseconds": MINUTE}
         self.load({"default_queue_policy": policy})
         self.hold()
         for name in ["a", "b"]:
