@@ -20,18 +20,11 @@ mod under_load;
 
 use std::time::{Duration, Instant};
 
-use support::Result;
+use support::{Result, count};
 
 /// For each part, however slow the machine.
 const LIMIT: Duration = Duration::from_secs(3600);
 const PARTS: [&str; 4] = ["under-load", "swaps", "memory", "scale"];
-
-/// How many of something: as the environment says, or else `default`.
-fn count(name: &str, default: usize) -> Result<usize> {
-    let Some(text) = std::env::var_os(name) else { return Ok(default) };
-    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|count| *count > 0);
-    number.ok_or_else(|| format!("{name} is {text:?}; a number from 1 is expected").into())
-}
 
 async fn part(name: &str) -> Result<()> {
     match name {

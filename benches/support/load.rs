@@ -76,6 +76,17 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
     body.freeze()
 }
 
+/// What came of one call.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// gRPC's; 0 is OK.
+    pub(crate) code: u16,
+    /// Why it is not OK.
+    pub(crate) reason: String,
+    /// The message with gRPC's prefix.
+    pub(crate) answer: Bytes,
+}
+
 /// A connection. It ends when dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -99,6 +110,18 @@ impl Client {
         Ok(Self { sender, address: address.to_owned(), infer: head(address, "ModelInfer")? })
     }
 
+    /// The same connection; the server is told that an inference may take as long as this.
+    pub(crate) fn within(&self, deadline: Duration) -> Result<Self> {
+        let mut client = self.clone();
+        client.infer.headers_mut().insert("grpc-timeout", format!("{}m", deadline.as_millis()).parse()?);
+        Ok(client)
+    }
+
+    /// One ModelInfer, and what came of it; an error is one of the connection.
+    pub(crate) async fn attempt(&mut self, body: Bytes) -> Result<Outcome> {
+        self.outcome(self.infer.clone(), body).await
+    }
+
     /// One ModelInfer; returns the answer's message with gRPC's prefix.
     pub(crate) async fn infer(&mut self, body: Bytes) -> Result<Bytes> {
         self.call(self.infer.clone(), body).await
@@ -115,6 +138,14 @@ impl Client {
     }
 
     async fn call(&mut self, head: Request<()>, body: Bytes) -> Result<Bytes> {
+        let outcome = self.outcome(head, body).await?;
+        match outcome.code {
+            0 => Ok(outcome.answer),
+            code => Err(format!("grpc-status {code}, {:?}", outcome.reason).into()),
+        }
+    }
+
+    async fn outcome(&mut self, head: Request<()>, body: Bytes) -> Result<Outcome> {
         std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
         let (response, mut stream) = self.sender.send_request(head, false)?;
         stream.send_data(body, true)?;
@@ -133,11 +164,13 @@ impl Client {
         }
         let trailers = body.trailers().await?.unwrap_or_default();
         let field = |name| trailers.get(name).or_else(|| head.headers.get(name));
-        match field("grpc-status") {
-            Some(status) if status == "0" => {}
-            other => return Err(format!("grpc-status {other:?}, {:?}", field("grpc-message")).into()),
-        }
-        Ok(if gathered.is_empty() { answer } else { gathered.freeze() })
+        let code = field("grpc-status").ok_or("an answer without a grpc-status")?;
+        let code = code.to_str()?.parse()?;
+        let reason = match field("grpc-message") {
+            Some(text) if code != 0 => text.to_str()?.to_owned(),
+            _ => String::new(),
+        };
+        Ok(Outcome { code, reason, answer: if gathered.is_empty() { answer } else { gathered.freeze() } })
     }
 
     /// One call whose answer is decoded and checked; returns its length.

@@ -12,3 +12,10 @@ pub(crate) mod report;
 
 /// What goes wrong here is told and ends the benchmark.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How many of something: as the environment says, or else `default`.
+pub(crate) fn count(name: &str, default: usize) -> Result<usize> {
+    let Some(text) = std::env::var_os(name) else { return Ok(default) };
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|count| *count > 0);
+    number.ok_or_else(|| format!("{name} is {text:?}; a number from 1 is expected").into())
+}

@@ -5,7 +5,7 @@ use std::{
     io::Read,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -86,6 +86,26 @@ impl Server {
         let mut word = [0; 5];
         output.ok_or("no standard output")?.read_exact(&mut word)?;
         Ok(server)
+    }
+
+    /// Starts libtorch alone on a model, to be asked how fast it is: on its standard input, answered on its output.
+    pub(crate) fn measured(
+        binary: &Path,
+        model: &Path,
+        vocabulary: i64,
+        shape: &[i64],
+    ) -> Result<(Self, ChildStdin, ChildStdout)> {
+        let shape: Vec<String> = shape.iter().map(i64::to_string).collect();
+        let mut child = Command::new(binary)
+            .arg("--measure")
+            .arg(model)
+            .args([vocabulary.to_string(), shape.join("x")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let server = Self { child, address: String::new() };
+        Ok((server, input.ok_or("no standard input")?, output.ok_or("no standard output")?))
     }
 
     /// User and system time of all threads so far, to the nanosecond. Threads that have ended are not counted:

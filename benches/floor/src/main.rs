@@ -5,7 +5,10 @@
 //! anyone would write in an afternoon, neither crippled nor tuned. The benchmarks divide by it.
 //!
 //! `sconce-floor MODEL ADDRESS` serves. `sconce-floor --bare MODEL` loads the model, runs it once and
-//! waits for the end of its input: libtorch's own memory.
+//! waits for the end of its input: libtorch's own memory. `sconce-floor --measure MODEL VOCABULARY SHAPE`
+//! times it without any server (`measure.rs`).
+
+mod measure;
 
 use std::{env, error::Error, io};
 
@@ -110,8 +113,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--bare", path] => bare(path),
+        ["--measure", path, vocabulary, shape] => measure::answers(path, vocabulary, shape),
         [path, address] => serve(path, address),
-        _ => Err("usage: sconce-floor MODEL ADDRESS, or sconce-floor --bare MODEL".into()),
+        _ => Err("usage: sconce-floor MODEL ADDRESS, sconce-floor --bare MODEL, or sconce-floor --measure MODEL VOCABULARY SHAPE".into()),
     }
 }
 

@@ -303,21 +303,23 @@ struct Names : jit::NativeResolver {
 };
 } // namespace
 
-int sc_define(const char* source, const char* const* parameters, size_t count, const char* path, char** error) {
+int sc_define(const char* source, const char* const* parameters, size_t count, bool frozen, const char* path, char** error) {
   return sc_try(error, [&] {
     jit::Module module("Model");
     auto generator = at::detail::createCPUGenerator(7);
     for (size_t i = 0; i < count; i++) {
-      // "name:2x3", or "buffer name:2x3" for one that is no parameter.
+      // "name:2x3", or "buffer name:2x3" for one that is no parameter; "name:2x3=1.5" has values about 1.5.
       std::string text = parameters[i];
       const bool buffer = text.rfind("buffer ", 0) == 0;
       if (buffer) text = text.substr(7);
       const auto colon = text.find(':');
       TORCH_CHECK(colon != std::string::npos, "a parameter is written name:2x3, not ", text);
+      const auto equals = std::min(text.find('=', colon), text.size());
+      const double mean = equals == text.size() ? 0.0 : std::stod(text.substr(equals + 1));
       std::vector<int64_t> shape;
-      std::istringstream sizes(text.substr(colon + 1));
+      std::istringstream sizes(text.substr(colon + 1, equals - colon - 1));
       for (std::string size; std::getline(sizes, size, 'x');) shape.push_back(std::stoll(size));
-      auto value = at::randn(shape, generator) * 0.1;
+      auto value = at::randn(shape, generator) * 0.1 + mean;
       const auto name = text.substr(0, colon);
       if (buffer) {
         module.register_buffer(name, value);
@@ -326,6 +328,10 @@ int sc_define(const char* source, const char* const* parameters, size_t count, c
       }
     }
     module.define(source, std::make_shared<Names>());
+    if (frozen) {
+      torch::NoGradGuard guard;
+      module = jit::freeze(module);
+    }
     module.save(path);
   });
 }

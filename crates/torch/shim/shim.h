@@ -87,6 +87,7 @@ int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error);
 void sc_value_free(sc_value* value);
 void sc_tensor_free(void* handle);
 
-// Compiles TorchScript source to a model file; parameters are "name:2x3", drawn from a fixed seed.
-int sc_define(const char* source, const char* const* parameters, size_t count, const char* path, char** error);
+// Compiles TorchScript source to a model file; parameters are "name:2x3", drawn from a fixed seed. A frozen one has its
+// parameters as constants, as `sc_freeze` makes them.
+int sc_define(const char* source, const char* const* parameters, size_t count, bool frozen, const char* path, char** error);
 }

@@ -73,7 +73,7 @@ unsafe extern "C" {
     fn sc_value_free(value: *mut RawValue);
     fn sc_tensor_free(handle: *mut c_void);
     #[cfg(feature = "define")]
-    fn sc_define(source: *const c_char, parameters: *const *const c_char, count: usize, path: *const c_char, error: ErrorOut) -> i32;
+    fn sc_define(source: *const c_char, parameters: *const *const c_char, count: usize, frozen: bool, path: *const c_char, error: ErrorOut) -> i32;
 }
 
 /// Takes a text over from the shim.
@@ -456,13 +456,13 @@ impl Value {
 
 /// Compiles TorchScript source to a model file.
 #[cfg(feature = "define")]
-pub(crate) fn define(source: &str, parameters: &[&str], path: &Path) -> Result<(), String> {
+pub(crate) fn define(source: &str, parameters: &[&str], frozen: bool, path: &Path) -> Result<(), String> {
     let text = |text: &str| CString::new(text).map_err(|_| "a zero byte in the source".to_owned());
     let (source, path) = (text(source)?, c_path(path)?);
     let parameters = parameters.iter().map(|parameter| text(parameter)).collect::<Result<Vec<_>, _>>()?;
     let pointers: Vec<*const c_char> = parameters.iter().map(|parameter| parameter.as_ptr()).collect();
     // SAFETY: valid texts that outlive the call.
     check(|error| unsafe {
-        sc_define(source.as_ptr(), pointers.as_ptr(), pointers.len(), path.as_ptr(), error)
+        sc_define(source.as_ptr(), pointers.as_ptr(), pointers.len(), frozen, path.as_ptr(), error)
     })
 }

@@ -17,5 +17,5 @@ mod schema;
 
 pub use backend::{Info, Torch};
 #[cfg(feature = "define")]
-pub use define::define;
+pub use define::{define, define_frozen};
 pub use ffi::{exit_now, open_library};
