@@ -178,6 +178,11 @@ impl Pool {
         self.shared.devices.iter().zip(load).any(|(device, load)| load.healthy && counts(device))
     }
 
+    /// How many runs are not expected to end.
+    pub fn hung(&self) -> usize {
+        self.shared.slots.iter().filter(|slot| slot.is_hung()).count()
+    }
+
     /// What every device is doing.
     pub fn status(&self) -> Vec<DeviceStatus> {
         let load = lock(&self.shared.scheduler).load();

@@ -133,9 +133,9 @@ impl Snapshot {
         self.settled && !self.draining && (!self.strict || self.routes.values().all(serves))
     }
 
-    /// Whether a version of the model, or its newest, serves.
+    /// Whether a version of the model, or its newest, serves: one whose every run hangs does not.
     pub fn model_ready(&self, model: &str, version: Option<Version>) -> bool {
-        !self.draining && self.find(model, version).is_ok()
+        !self.draining && self.find(model, version).is_ok_and(|live| !live.is_stuck())
     }
 
     /// The live version that a request names.

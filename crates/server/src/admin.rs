@@ -11,6 +11,7 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use sconce_engine::{
+    pool::Pool,
     table::{Snapshot, Table},
     text::quote,
 };
@@ -30,15 +31,14 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
-    /// The names of the devices, by their index.
-    pub(crate) devices: Arc<[String]>,
+    pub(crate) pool: Pool,
     pub(crate) recorded: PrometheusHandle,
 }
 
 /// Serves HTTP until told to stop.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::Receiver<bool>) {
     let router = Router::new()
-        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(counted))
         .route("/models", get(all))
@@ -54,6 +54,17 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
     };
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
         error!("the metrics address is no longer served: {error}");
+    }
+}
+
+async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    if admin.pool.is_alive() {
+        (StatusCode::OK, "live\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not live: every device that models run on has failed; restart the server\n",
+        )
     }
 }
 
@@ -88,19 +99,20 @@ async fn counted(State(admin): State<Admin>) -> Response {
 
 #[derive(Debug, Serialize)]
 struct Models {
+    devices: Vec<models::DeviceStatus>,
     models: Vec<models::ModelStatus>,
 }
 
-async fn all(State(Admin { table, devices, .. }): State<Admin>) -> Response {
-    let snapshot = table.snapshot();
-    let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, &devices));
-    json(&Models { models: models.collect() })
+async fn all(State(Admin { table, pool, .. }): State<Admin>) -> Response {
+    let (snapshot, devices) = (table.snapshot(), pool.devices());
+    let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, devices));
+    json(&Models { devices: pool.status().iter().map(models::device).collect(), models: models.collect() })
 }
 
-async fn one(State(Admin { table, devices, .. }): State<Admin>, Path(name): Path<String>) -> Response {
+async fn one(State(Admin { table, pool, .. }): State<Admin>, Path(name): Path<String>) -> Response {
     let snapshot = table.snapshot();
     if let Some(route) = snapshot.routes.get(name.as_str()) {
-        return json(&models::status(&name, route, &devices));
+        return json(&models::status(&name, route, pool.devices()));
     }
     let there = list(snapshot.routes.keys().map(|name| &**name));
     let text = format!("no model is named '{}'; there is {there}\n", quote(&name));

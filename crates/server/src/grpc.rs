@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::Message;
-use sconce_engine::table::{State, Table};
+use sconce_engine::{
+    pool::Pool,
+    table::{State, Table},
+};
 use sconce_proto::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
     ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest,
@@ -42,6 +45,7 @@ type Answer<T> = Result<T, Box<Status>>;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
+    pub(crate) pool: Pool,
     pub(crate) control: Control,
     pub(crate) server_id: String,
     pub(crate) codes: Codes,
@@ -58,7 +62,7 @@ impl Service {
                 let infer = async |message, deadline, _held| self.model_infer(message, deadline).await;
                 self.unary(request, wire::check_infer_request, infer).await
             }
-            "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(server_live())).await,
+            "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(self.server_live())).await,
             "ServerReady" => self.ready_unary(request, |_: ServerReadyRequest| Ok(self.server_ready())).await,
             "ModelReady" => self.ready_unary(request, |message| self.model_ready(&message)).await,
             "ServerMetadata" => {
@@ -161,6 +165,10 @@ impl Service {
         Ok(RepositoryModelUnloadResponse {})
     }
 
+    fn server_live(&self) -> ServerLiveResponse {
+        ServerLiveResponse { live: self.pool.is_alive() }
+    }
+
     fn server_ready(&self) -> ServerReadyResponse {
         ServerReadyResponse { ready: self.table.snapshot().ready() }
     }
@@ -207,9 +215,4 @@ impl Service {
         }
         Ok(to_proto::repository_index(&self.table.snapshot(), request.ready))
     }
-}
-
-/// Whoever is asked and can answer is alive.
-fn server_live() -> ServerLiveResponse {
-    ServerLiveResponse { live: true }
 }

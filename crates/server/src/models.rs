@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_seconds;
 use sconce_engine::{
     Version,
+    backend::Device,
+    pool,
     table::{Failure, Route, State},
 };
 use serde::Serialize;
@@ -67,16 +69,80 @@ struct VersionStatus {
     devices: Vec<String>,
     /// How many of its runs at once, over all of them.
     instances: usize,
+    /// Requests that wait.
+    queued: usize,
+    /// Runs that are on workers.
+    running: usize,
+    /// How many of those are not expected to end.
+    hung: usize,
+}
+
+/// A device, as `/models` tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeviceStatus {
+    name: String,
+    /// False once its runtime has failed for good.
+    healthy: bool,
+    /// Requests of all models that are on it.
+    in_flight: usize,
+    /// Where it is a processor.
+    cores: Option<usize>,
+    /// How many of them runs use; more than there are where runs share them.
+    cores_used: usize,
+    workers: Vec<WorkerStatus>,
+}
+
+/// A worker, as `/models` tells it.
+#[derive(Debug, Serialize)]
+struct WorkerStatus {
+    name: String,
+    /// How many runs it has ended.
+    runs: u64,
+    running: Option<RunStatus>,
+}
+
+/// A run that has begun.
+#[derive(Debug, Serialize)]
+struct RunStatus {
+    model: String,
+    version: String,
+    seconds: f64,
+    /// It is not expected to end.
+    hung: bool,
+}
+
+/// What a device is doing.
+pub(crate) fn device(status: &pool::DeviceStatus) -> DeviceStatus {
+    let run = |run: &pool::RunStatus| RunStatus {
+        model: run.model.to_string(),
+        version: run.version.to_string(),
+        seconds: run.time.as_secs_f64(),
+        hung: run.hung,
+    };
+    let worker = |worker: &pool::WorkerStatus| WorkerStatus {
+        name: worker.name.clone(),
+        runs: worker.runs,
+        running: worker.running.as_ref().map(run),
+    };
+    DeviceStatus {
+        name: status.device.to_string(),
+        healthy: status.healthy,
+        in_flight: status.in_flight,
+        cores: status.cores,
+        cores_used: status.cores_used,
+        workers: status.workers.iter().map(worker).collect(),
+    }
 }
 
 /// All that is known of a model. `devices` are the server's, by their index.
-pub(crate) fn status(name: &str, route: &Route, devices: &[String]) -> ModelStatus {
+pub(crate) fn status(name: &str, route: &Route, devices: &[Device]) -> ModelStatus {
     let version = |(version, state): (&Version, &State)| {
         let failure = route.failures.get(version);
         let live = match state {
             State::Ready(live) => Some(live),
             State::Loading | State::Unloading | State::Unavailable(_) => None,
         };
+        let load = live.map(|live| live.load());
         let placements = live.map(|live| live.executable().placements()).unwrap_or_default();
         VersionStatus {
             version: version.to_string(),
@@ -88,8 +154,14 @@ pub(crate) fn status(name: &str, route: &Route, devices: &[String]) -> ModelStat
             next_attempt: failure.and_then(|failure| failure.next).map(time),
             sha256: live.and_then(|live| live.digest).map(|digest| digest.to_string()),
             loaded_at: live.map(|live| time(live.loaded_at)),
-            devices: placements.iter().filter_map(|place| devices.get(place.device).cloned()).collect(),
+            devices: placements
+                .iter()
+                .filter_map(|place| Some(devices.get(place.device)?.to_string()))
+                .collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
+            queued: load.map_or(0, |load| load.queued),
+            running: load.map_or(0, |load| load.running),
+            hung: load.map_or(0, |load| load.hung),
         }
     };
     ModelStatus {

@@ -122,6 +122,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", env = "SCONCE_CPU_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) cpu_workers: Option<u16>,
 
+    /// A run that takes longer is not expected to end: another worker takes its place [default: 60s]
+    #[arg(long, value_name = "TIME", env = "SCONCE_HUNG_RUN_TIMEOUT")]
+    pub(crate) hung_run_timeout: Option<Period>,
+
     /// The largest request, unpacked [default: 2GiB]
     #[arg(long, value_name = "SIZE", env = "SCONCE_MAX_MESSAGE_SIZE")]
     pub(crate) max_message_size: Option<ByteSize>,
@@ -217,6 +221,7 @@ impl ServeArgs {
             confine_symlinks,
             strict_readiness,
             cpu_workers,
+            hung_run_timeout,
             max_message_size,
             receive_budget,
             max_queued_bytes,

@@ -98,6 +98,9 @@ fn check(options: &Options) -> anyhow::Result<()> {
     follow::check(options)
 }
 
+/// A run that takes longer is not expected to end.
+const HUNG_AFTER: Duration = Duration::from_secs(60);
+
 async fn serve(options: Options) -> anyhow::Result<()> {
     let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
     let http = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
@@ -122,18 +125,20 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         info!("health on http://{}/health/ready", address.local_addr()?);
         let recorded = metrics::start()?;
         tokio::spawn(metrics::keep_up(recorded.clone()));
-        let state = admin::Admin { table: Arc::clone(&table), devices: devices.into(), recorded };
+        let (table, pool) = (Arc::clone(&table), pool.clone());
+        let state = admin::Admin { table, pool, recorded };
         tokio::spawn(admin::serve(address, state, stopped.clone()));
     }
-    tokio::spawn(sweep(pool.clone()));
+    tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
     let mode = settings.mode.clone();
     let codes = Codes { triton: options.triton_error_codes.unwrap_or_default() };
     let reaper = Reaper::start(Arc::clone(&backend))?;
-    let parts = Parts { backend, pool, reaper, table: Arc::clone(&table) };
+    let parts = Parts { backend, pool: pool.clone(), reaper, table: Arc::clone(&table) };
     let reconciler = Reconciler::start(settings, parts)?;
     let listener = Listener {
         service: Arc::new(Service {
             table: Arc::clone(&table),
+            pool: pool.clone(),
             control: Control::new(reconciler, Arc::clone(&overrides), &mode, codes),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
             codes,
@@ -182,7 +187,8 @@ fn start_pool(options: &Options, backend: &Arc<dyn Backend>, cores: usize) -> an
     info!(
         "cores: {cores}, workers of the CPU: {cpu_workers}, bytes of requests that may wait: {queued_bytes}"
     );
-    let settings = PoolSettings { cpu_workers, queued_bytes, ..PoolSettings::new(cores) };
+    let hung_after = options.hung_run_timeout.map_or(HUNG_AFTER, |Period(time)| time);
+    let settings = PoolSettings { cpu_workers, cores, queued_bytes, hung_after };
     Pool::start(backend, settings).context("the worker threads could not be started")
 }
 
@@ -202,12 +208,17 @@ fn limits(options: &Options) -> anyhow::Result<Limits> {
 
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a
 /// worker reaches them, but until then they hold memory.
-async fn sweep(pool: Pool) {
+async fn sweep(pool: Pool, table: Arc<Table>) {
+    let mut hung = 0;
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         pool.sweep();
+        // A model that hangs is not ready: those who watch it are told.
+        if std::mem::replace(&mut hung, pool.hung()) != hung {
+            table.change(|_| ());
+        }
     }
 }
 

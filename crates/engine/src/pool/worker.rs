@@ -100,6 +100,11 @@ impl Slot {
         Some(WorkerStatus { name: name.clone(), runs: self.runs.load(Ordering::Relaxed), running })
     }
 
+    /// Whether it is on a run that is not expected to end.
+    pub(super) fn is_hung(&self) -> bool {
+        lock(&self.current).as_ref().is_some_and(|current| current.hung)
+    }
+
     /// Whether it is on a run of this model that is not expected to end.
     pub(super) fn hangs(&self, model: ModelKey) -> bool {
         lock(&self.current).as_ref().is_some_and(|current| current.hung && current.model == model)
