@@ -84,6 +84,10 @@ const MARGIN: f64 = 1.25;
 /// Going on with few threads has to be this much worse for a model to wait for its other runs to end.
 const WORTH_HOLDING: f64 = 1.08;
 
+/// Seconds. What one worker is done with in that time is not worth waking another for: that takes a good part
+/// of it, and a core from the connections.
+const QUICK: f64 = 300e-6;
+
 /// A batch for a worker.
 #[derive(Debug)]
 pub struct Dispatch<W> {

@@ -300,6 +300,26 @@ fn a_model_waits_for_its_own_run_on_all_cores_and_no_other_does() {
 }
 
 #[test]
+fn what_one_worker_is_soon_done_with_wakes_no_other() {
+    let now = Instant::now();
+    let mut scheduler = processor(2);
+    let batched = Policy { max_rows: 8, ..policy(on(&[(0, 2)]), 100, Class::Traffic) };
+    let model = scheduler.add_model(batched);
+    for rows in [1, 2, 4, 8] {
+        scheduler.seed(model, 6, rows, 1, Duration::from_micros(30 + 2 * rows as u64));
+        scheduler.seed(model, 6, rows, 2, Duration::from_micros(50 + 2 * rows as u64));
+    }
+    let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+    for id in 1..=8 {
+        assert!(scheduler.arrive(model, job(id), now).unwrap().is_none(), "{id}");
+    }
+    // More than that is worth another worker.
+    let others: Vec<_> = (9..80).filter_map(|id| scheduler.arrive(model, job(id), now).unwrap()).collect();
+    assert_eq!(others.len(), 1);
+    assert!(free(&mut scheduler, first.worker, now).unwrap().batch.len() > 1);
+}
+
+#[test]
 fn what_the_configuration_says_of_threads_holds() {
     let now = Instant::now();
     let mut scheduler = processor(2);

@@ -7,10 +7,12 @@ use sconce_repository::ModelConfig;
 
 use crate::{batch, check::Checked, value::Call};
 
-/// All measuring of one version on one device takes about so long at most; service refines what is left.
-const LONGEST: Duration = Duration::from_secs(1);
-/// The shortest of so many runs counts: the first ones of a size compile.
+/// All measuring of one version on one device takes about so long; service refines what is left.
+const LONGEST: Duration = Duration::from_secs(2);
+/// The shortest of so many runs counts: the first ones of a size, and on another number of threads, compile.
 const RUNS: usize = 4;
+/// Where runs take long, so many must do.
+const FEWEST_RUNS: usize = 3;
 /// A batch that is twice as large but brings less than this, in rows per second, is large enough.
 const BETTER: f64 = 1.05;
 /// Batches are not made larger than this, in bytes.
@@ -54,16 +56,18 @@ impl<'a> Costing<'a> {
         if self.threads.len() == 1 && self.max_rows <= self.traits.rows {
             return;
         }
-        let end = Instant::now() + LONGEST;
+        let share = LONGEST / u32::try_from(self.threads.len()).unwrap_or(u32::MAX);
         let row_bytes = (self.traits.bytes / self.traits.rows).max(1);
         for &threads in &self.threads {
+            let end = Instant::now() + share;
             let (mut rows, mut best_rate) = (self.traits.rows, 0.0);
             while rows <= self.max_rows && rows.saturating_mul(row_bytes) <= MAX_MADE {
                 let Some(took) = self.shortest(&run, rows, threads, end) else { break };
                 found(row_bytes.ilog2() as u8, rows, threads, took);
                 let rate = rows as f64 / took.as_secs_f64().max(1e-9);
-                // A run twice as long as this one must still fit.
-                if rate < best_rate * BETTER || Instant::now() + took * 2 > end {
+                // Runs twice as long as these must still fit.
+                let next = took * 2 * FEWEST_RUNS as u32;
+                if rate < best_rate * BETTER || Instant::now() + next > end {
                     break;
                 }
                 best_rate = rate;
@@ -81,14 +85,14 @@ impl<'a> Costing<'a> {
     ) -> Option<Duration> {
         let copies = rows / self.traits.rows;
         let mut shortest: Option<Duration> = None;
-        for _ in 0..RUNS {
+        for made in 1..=RUNS {
             let call = match copies {
                 1 => self.call.clone(),
                 _ => batch::gather(&vec![self.call; copies], &vec![self.traits.rows; copies], rows),
             };
             let took = run(call, self.rows.map(|_| i64::try_from(rows).unwrap_or(i64::MAX)), threads)?;
             shortest = Some(shortest.map_or(took, |shortest| shortest.min(took)));
-            if Instant::now() >= end {
+            if made >= FEWEST_RUNS && Instant::now() >= end {
                 break;
             }
         }

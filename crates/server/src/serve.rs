@@ -54,12 +54,33 @@ pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
     let options = arguments.options()?;
     telemetry::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
     check(&options)?;
+    #[cfg(feature = "torch")]
+    calm_openmp();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(options))?;
     // A forward that never returns must not keep the process, nor run into what its exit takes down.
     runtime.shutdown_background();
     leave();
     Ok(())
+}
+
+/// Lets the helper threads of OpenMP, which libtorch uses inside operators, wait for their next part of a run
+/// with some ten microseconds of spinning and not with milliseconds: those are of use within a run only, and
+/// the cores are needed for other runs and for connections. OpenMP reads this when it is loaded, which is
+/// before any code of ours, so the program starts itself again; whoever has set it knows better.
+#[cfg(feature = "torch")]
+fn calm_openmp() {
+    use std::{env, os::unix::process::CommandExt, process::Command};
+
+    const SPINS: &str = "GOMP_SPINCOUNT";
+    if env::var_os(SPINS).is_some() || env::var_os("OMP_WAIT_POLICY").is_some() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else { return };
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_else(|| program.clone().into());
+    let error = Command::new(program).arg0(name).args(arguments).env(SPINS, "5000").exec();
+    warn!("OpenMP's threads will spin for long, because the program could not be started again: {error}");
 }
 
 /// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the

@@ -7,7 +7,7 @@
 //! What has not been measured is taken to be a little better than what is known suggests, so that it is
 //! tried, and is then known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much a run counts against all before it when it was faster ...
 const FASTER: f64 = 0.4;
@@ -24,6 +24,10 @@ const HOPE_THREADS: f64 = 0.9;
 /// A batch is at most so many times as large as the largest that is known: nobody is to wait long for a
 /// guess.
 const STEP: usize = 4;
+/// One run in so many is spent on an alternative ...
+const TRY_AFTER_RUNS: u64 = 50;
+/// ... and one in this time.
+const TRY_AFTER: Duration = Duration::from_secs(1);
 /// An alternative that is thought to be so many times worse is not tried.
 const HOPELESS: f64 = 2.0;
 /// Grids that are kept; of more sizes the nearest is used.
@@ -108,10 +112,10 @@ impl Costs {
     }
 
     /// As [`Costs::best`], but now and then something that is not known to be worse by much.
-    pub(super) fn next(&mut self, size: u8, room: &Room) -> Choice {
+    pub(super) fn next(&mut self, size: u8, room: &Room, now: Instant) -> Choice {
         let best = self.best(size, room);
         let Some((_, grid)) = self.grids.iter_mut().find(|(known, _)| *known == size) else { return best };
-        grid.other(&best, room).unwrap_or(best)
+        grid.other(&best, room, now).unwrap_or(best)
     }
 
     /// What was measured of the version before, until this one has its own.
@@ -147,7 +151,9 @@ struct Grid {
     columns: Vec<Column>,
     /// The most rows that have been run.
     largest: usize,
+    /// Runs since an alternative was tried, and when that was.
     runs: u64,
+    last_try: Option<Instant>,
     /// How many alternatives have been tried.
     tried: usize,
 }
@@ -205,14 +211,10 @@ impl Grid {
         Some(Choice { rows, threads, takes: Some(takes), rate: at_once as f64 / takes })
     }
 
-    /// An alternative to `best`, when it is time to try one: often at first, then once in 256 runs.
-    fn other(&mut self, best: &Choice, room: &Room) -> Option<Choice> {
-        let due = if self.runs < 256 {
-            self.runs >= 8 && self.runs.is_power_of_two()
-        } else {
-            self.runs.is_multiple_of(256)
-        };
-        if !due {
+    /// An alternative to `best`, when it is time to try one.
+    fn other(&mut self, best: &Choice, room: &Room, now: Instant) -> Option<Choice> {
+        let long_ago = |last: Instant| now.saturating_duration_since(last) >= TRY_AFTER;
+        if self.runs < TRY_AFTER_RUNS || !self.last_try.is_none_or(long_ago) {
             return None;
         }
         let others: Vec<Choice> = room
@@ -225,8 +227,7 @@ impl Grid {
             .filter(|other| other.rate * HOPELESS > best.rate)
             .collect();
         self.tried += 1;
-        // Counted as a run, so that the same number of runs is not met twice while others are going on.
-        self.runs += 1;
+        (self.runs, self.last_try) = (0, Some(now));
         others.get(self.tried % others.len().max(1)).copied()
     }
 }

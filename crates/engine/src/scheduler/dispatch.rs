@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BACKGROUND_WAITS, Choice, Class, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, Ready, Room, Run,
-    Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
+    BACKGROUND_WAITS, Choice, Class, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, QUICK, Ready, Room,
+    Run, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
 };
 
 /// Whose turn it is: traffic before background work, then by the service that it has had.
@@ -189,7 +189,16 @@ impl<W: Work> Scheduler<W> {
             let takes = costs.estimate(size, limit, threads);
             return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes, size };
         }
-        let Choice { rows, threads, takes, rate } = costs.next(size, &room);
+        // What one worker is done with about as soon as another would be awake is left to the one: its batches
+        // are larger then, and no thread is woken that the connections need.
+        let alone = costs.best(size, &Room { runs: 1, ..room });
+        let runs_left = running[placement].min(1) + room.backlog.div_ceil(alone.rows);
+        let quick = alone.takes.is_some_and(|takes| takes * (runs_left as f64) < QUICK);
+        if quick && running[placement] > 0 {
+            return Plan::Wait(None);
+        }
+        let room = if quick { Room { runs: 1, ..room } } else { room };
+        let Choice { rows, threads, takes, rate } = costs.next(size, &room, now);
         if free < all && self.devices.runs(device) == running[placement] {
             let whole = costs.best(size, &Room { cores: all, runs: runs + running[placement], ..room });
             // Its own runs are all that is in the way of a better one, and they end.
