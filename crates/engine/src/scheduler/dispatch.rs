@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BACKGROUND_WAITS, Choice, Class, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, QUICK, Ready, Room,
-    Run, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
+    BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, Policy,
+    QUICK, Queue, Ready, Room, Run, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
 };
 
 /// Whose turn it is: traffic before background work, then by the service that it has had.
@@ -163,6 +163,11 @@ impl<W: Work> Scheduler<W> {
     fn plan(&mut self, model: ModelKey, placement: usize, now: Instant) -> Plan {
         let Some(state) = self.models.get_mut(&model) else { return Plan::Wait(None) };
         let ModelState { policy, queue, costs, pace, running, .. } = state;
+        // Looked at first, because it costs next to nothing and is most of what happens to quick models.
+        let quick = quick(policy, queue, costs);
+        if quick.is_some() && running[placement] > 0 {
+            return Plan::Wait(None);
+        }
         let Some(head) = queue.head(policy.max_rows) else { return Plan::Wait(None) };
         let exactly = match ready(policy, &head, pace, costs, now) {
             Ready::Now { exactly } => exactly,
@@ -189,15 +194,9 @@ impl<W: Work> Scheduler<W> {
             let takes = costs.estimate(size, limit, threads);
             return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes, size };
         }
-        // What one worker is done with about as soon as another would be awake is left to the one: its batches
-        // are larger then, and no thread is woken that the connections need.
-        let alone = costs.best(size, &Room { runs: 1, ..room });
-        let runs_left = running[placement].min(1) + room.backlog.div_ceil(alone.rows);
-        let quick = alone.takes.is_some_and(|takes| takes * (runs_left as f64) < QUICK);
-        if quick && running[placement] > 0 {
-            return Plan::Wait(None);
+        if let Some(takes) = quick {
+            return Plan::Run { limit: policy.max_rows, threads: 1, cores: 1, takes: Some(takes), size };
         }
-        let room = if quick { Room { runs: 1, ..room } } else { room };
         let Choice { rows, threads, takes, rate } = costs.next(size, &room, now);
         if free < all && self.devices.runs(device) == running[placement] {
             let whole = costs.best(size, &Room { cores: all, runs: runs + running[placement], ..room });
@@ -244,4 +243,18 @@ impl<W: Work> Scheduler<W> {
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
         Some(Dispatch { worker, device, model, batch, in_flight, threads })
     }
+}
+
+/// How long the next run takes, in seconds, where one worker is done with all that waits, and with a run that
+/// it may be on, about as soon as another would be awake: that is left to the one. Its batches are larger
+/// then, and no thread is woken that the connections need.
+fn quick<W: Work>(policy: &Policy, queue: &Queue<W>, costs: &Costs) -> Option<f64> {
+    let chooses = policy.threads.is_none() && policy.preferred.is_empty() && policy.latency_target.is_none();
+    if !chooses || policy.max_delay > Duration::ZERO {
+        return None;
+    }
+    let rows = queue.rows();
+    let takes = costs.estimate(queue.front()?.size(), rows.min(policy.max_rows), 1)?;
+    let runs = 1 + rows.div_ceil(policy.max_rows);
+    (takes * (runs as f64) < QUICK).then_some(takes)
 }

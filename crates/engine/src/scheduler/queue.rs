@@ -193,6 +193,11 @@ impl<W: Work> Queue<W> {
         self.forget(dead[before..].iter().map(|(work, _)| work));
     }
 
+    /// The first of all.
+    pub(super) fn front(&self) -> Option<&W> {
+        self.waiting().next().map(|waiting| &waiting.work)
+    }
+
     /// What could be run next, of at most `limit` rows; `None` when nothing waits.
     pub(super) fn head(&self, limit: usize) -> Option<Head> {
         let mut all = self.waiting().map(|waiting| &waiting.work);

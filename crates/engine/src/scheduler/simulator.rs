@@ -311,8 +311,12 @@ impl World {
                 let waits_for_company = model.policy.max_delay > Duration::ZERO
                     || !model.policy.preferred.is_empty()
                     || model.policy.latency_target.is_some();
-                // Only on a processor, and only for runs of its own, which end.
-                let holds = cores.is_some_and(|cores| cores > 1) && running > 0;
+                // Only for runs of its own, which end: on a processor that it is to have for itself, or where
+                // all is done soon.
+                let rows: usize = waiting.values().map(|call| call.rows).sum();
+                let runs = 1 + rows.div_ceil(model.policy.max_rows);
+                let soon = runs as f64 * (model.cost)(rows.min(model.policy.max_rows), 1) < 2.0 * QUICK;
+                let holds = running > 0 && (cores.is_some_and(|cores| cores > 1) || soon);
                 if idle > 0 && running < placement.limit && !waits_for_company && !holds {
                     assert!(waiting.is_empty(), "no worker idles while something waits that it may run");
                 }
