@@ -238,7 +238,8 @@ pub struct ModelLoad {
 }
 
 impl Registration {
-    /// Gives a request to an idle worker, or queues it.
+    /// Gives a request to an idle worker, or queues it; or runs it here and now, where that takes no longer
+    /// than waking a worker.
     ///
     /// # Errors
     /// When there is no room for it or the version has been let go.
@@ -249,7 +250,10 @@ impl Registration {
             Err(refused) => (None, Some(refused)),
         };
         let (dispatch, refused) = shared.schedule(arrive);
-        shared.hand_out(dispatch);
+        match dispatch {
+            Some(dispatch) if dispatch.here => shared.run_here(dispatch),
+            dispatch => shared.hand_out(dispatch),
+        }
         refused.map_or(Ok(()), |(_job, refusal)| Err(refusal))
     }
 

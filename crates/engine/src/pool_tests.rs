@@ -77,17 +77,23 @@ async fn one_that_throws_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_batch_costs_nobody_else_his_answer() {
+async fn a_batch_that_panics_is_tried_one_by_one() {
     let house = House::new(1, 0);
     let config = ModelConfig {
         batching: Some(Batching { preferred_sizes: vec![2], ..Batching::default() }),
         ..batched()
     };
-    let model = house.model("panic", config, &[(0, 1)]);
-    let calls = [waiting(&model, rows(&[1.0])).await, waiting(&model, rows(&[2.0])).await];
+    let model = house.model("gate\npanic", config, &[(0, 1)]);
+    let calls = [
+        held(&house, &model).await,
+        waiting(&model, rows(&[1.0])).await,
+        waiting(&model, rows(&[2.0])).await,
+    ];
+    house.fake.open_gate();
     for call in calls {
         assert!(matches!(call.await, Err(Error::WorkerLost { .. })));
     }
+    assert_eq!(house.fake.rows(), [1, 2, 1, 1], "each was tried by itself");
 }
 
 #[tokio::test]

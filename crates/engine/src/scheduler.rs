@@ -84,6 +84,12 @@ const MARGIN: f64 = 1.25;
 /// Going on with few threads has to be this much worse for a model to wait for its other runs to end.
 const WORTH_HOLDING: f64 = 1.08;
 
+/// Seconds. A run that takes less than this may be made by the thread that brought the request, where requests
+/// come so much more seldom that no batch is missed: it is two threads less that have to be woken.
+const AT_ONCE: f64 = 50e-6;
+/// How much more seldom.
+const SELDOM: f64 = 4.0;
+
 /// Seconds. What one worker is done with in that time is not worth waking another for: that takes a good part
 /// of it, and a core from the connections.
 const QUICK: f64 = 300e-6;
@@ -103,6 +109,9 @@ pub struct Dispatch<W> {
     pub in_flight: InFlight,
     /// On how many threads it is to run.
     pub threads: usize,
+    /// It is over so soon, and so little else is going on, that it is best run by the thread that brought the
+    /// request, in the place of the worker.
+    pub here: bool,
 }
 
 /// Why a request is not taken in.
@@ -288,7 +297,11 @@ impl<W: Work> Scheduler<W> {
                 return Err((work, Refusal::Full { limit, retry_after: self.drains_in(model) }));
             }
         }
-        Ok(self.give_to_idle(model, now))
+        let mut dispatch = self.give_to_idle(model, now);
+        if let Some(dispatch) = &mut dispatch {
+            dispatch.here = self.is_light(dispatch);
+        }
+        Ok(dispatch)
     }
 
     /// A worker has started, or has nothing more to do with what it last ran.
@@ -313,7 +326,8 @@ impl<W: Work> Scheduler<W> {
             }
             if let Some(took) = took {
                 state.served += (took.as_secs_f64() - run.charged) * run.share;
-                if state.policy.class == Class::Traffic {
+                let tells = !run.crowded || !state.costs.has_seen(run.size, run.rows, run.threads);
+                if state.policy.class == Class::Traffic && tells {
                     state.costs.record(run.size, run.rows, run.threads, took);
                 }
             }

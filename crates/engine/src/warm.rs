@@ -166,7 +166,10 @@ impl Oven<'_> {
         let costing = Costing::new(&self.live.config, &checked, cores);
         costing.measure(
             |call, rows, threads| self.call(call, rows, threads).ok().flatten().map(|(_, took)| took),
-            |size, rows, threads, took| self.live.registration().seed(size, rows, threads, took),
+            |size, rows, threads, took| {
+                debug!(model = %quote(&self.live.model), size, rows, threads, "costs {took:?}");
+                self.live.registration().seed(size, rows, threads, took);
+            },
         );
     }
 

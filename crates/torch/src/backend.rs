@@ -286,7 +286,11 @@ impl TorchRunner {
         let value =
             self.module.run(pushed, self.settings.inference, self.settings.optimized).map_err(|text| {
                 debug!("forward threw: {text}");
-                RunError::Model(first_line(&text))
+                if is_fatal(&text) {
+                    RunError::Device(first_line(&text))
+                } else {
+                    RunError::Model(first_line(&text))
+                }
             })?;
         output(&value, self.settings.stateful)
     }
@@ -325,6 +329,28 @@ impl TorchRunner {
         let misaligned = data.as_ptr().align_offset(size) != 0;
         call.tensor(data, dtype, &tensor.shape, misaligned || self.copy_inputs)
     }
+}
+
+/// CUDA's errors after which no call on the device succeeds until the process ends, by their texts: those that
+/// "leave the process in an inconsistent state" in the documentation of cudaError_t. Out of memory is none.
+const FATAL: [&str; 12] = [
+    "an illegal memory access was encountered",
+    "device-side assert triggered",
+    "unspecified launch failure",
+    "uncorrectable ECC error encountered",
+    "hardware stack error",
+    "an illegal instruction was encountered",
+    "misaligned address",
+    "operation not supported on global/shared address space",
+    "invalid program counter",
+    "the launch timed out and was terminated",
+    "uncorrectable NVLink error",
+    "CUDA driver has been shut down",
+];
+
+/// Whether the device that said this is lost.
+fn is_fatal(text: &str) -> bool {
+    text.contains("CUDA") && FATAL.iter().any(|fatal| text.contains(fatal))
 }
 
 /// `copy` where the module may write to what it returned.
@@ -394,4 +420,20 @@ fn scalar_type(data_type: DataType) -> Option<i8> {
 
 fn data_type(scalar_type: i8) -> Option<DataType> {
     TYPES.iter().find(|(number, _)| *number == scalar_type).map(|(_, known)| *known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_fatal;
+
+    #[test]
+    fn only_what_loses_the_device_is_fatal() {
+        let of_cuda =
+            |what: &str| format!("CUDA error: {what}\nCUDA kernel errors might be asynchronously reported");
+        assert!(is_fatal(&of_cuda("device-side assert triggered")));
+        assert!(is_fatal(&of_cuda("an illegal memory access was encountered")));
+        assert!(!is_fatal(&of_cuda("out of memory")));
+        assert!(!is_fatal("CUDA out of memory. Tried to allocate 2.00 GiB"));
+        assert!(!is_fatal("misaligned address of the house"), "a model's own words");
+    }
 }

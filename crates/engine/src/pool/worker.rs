@@ -1,6 +1,7 @@
 //! What a worker does: waits for a batch, joins it, runs it, asks for the next.
 
 use std::{
+    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, OnceLock, PoisonError,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use sconce_repository::Version;
-use tracing::error;
+use tracing::{error, trace};
 
 use super::{Executable, Job, Shared, lock};
 use crate::{
@@ -143,36 +144,62 @@ impl Shared {
             let own = own.map(|index| dispatches.swap_remove(index));
             self.hand_out(dispatches);
             let dispatch = own.unwrap_or_else(|| self.slots[worker].take());
-            failed.store(false, Ordering::Relaxed);
-            let started = Instant::now();
-            // A runner that panicked may be in any state and is not used again; the worker goes on, and
-            // whoever waited for the run learns from its dropped reply.
-            let run = AssertUnwindSafe(|| self.run(worker, dispatch, started, context, &failed));
-            if catch_unwind(run).is_err() {
-                error!("a run panicked; its callers got INTERNAL");
-                failed.store(true, Ordering::Relaxed);
-            }
-            let slot = &self.slots[worker];
-            slot.runs.fetch_add(1, Ordering::Relaxed);
-            let ended = lock(&slot.current).take();
-            if let Some(Current { executable, hung: true, since, .. }) = ended {
-                error!(model = %quote(&executable.name), version = %executable.version,
-                    "a run that was not expected to end has ended after {} s", since.elapsed().as_secs());
-            }
-            let took = (!failed.load(Ordering::Relaxed)).then(|| started.elapsed());
-            dispatches = self.schedule(|scheduler, now| scheduler.worker_free(worker, took, now));
+            dispatches = self.turn(dispatch, context, &failed);
         }
+    }
+
+    /// Makes a run on the thread that brought its request, in the place of the worker, who sleeps on: waking
+    /// him, and being woken by him, would take longer than the run. What comes after it is for workers.
+    pub(super) fn run_here(self: &Arc<Self>, dispatch: Dispatch<Job>) {
+        thread_local! {
+            /// Of this thread, for the pool at that address.
+            static GUEST: RefCell<Option<(usize, Box<dyn WorkerContext>)>> = const { RefCell::new(None) };
+        }
+        let pool = Arc::as_ptr(self) as usize;
+        let known = GUEST.take().filter(|(of, _)| *of == pool);
+        let (_, mut context) =
+            known.unwrap_or_else(|| (pool, self.backend.enter_worker(self.devices[dispatch.device])));
+        let next = self.turn(dispatch, &mut *context, &Arc::default());
+        GUEST.set(Some((pool, context)));
+        self.hand_out(next);
+    }
+
+    /// A run and what follows from it: the next runs, of any worker.
+    fn turn(
+        self: &Arc<Self>,
+        dispatch: Dispatch<Job>,
+        context: &mut dyn WorkerContext,
+        failed: &Arc<AtomicBool>,
+    ) -> Vec<Dispatch<Job>> {
+        let worker = dispatch.worker;
+        failed.store(false, Ordering::Relaxed);
+        let started = Instant::now();
+        // A runner that panicked may be in any state and is not used again; the worker goes on, and
+        // whoever waited for the run learns from its dropped reply.
+        let run = AssertUnwindSafe(|| self.run(dispatch, started, context, failed));
+        if catch_unwind(run).is_err() {
+            error!("a run panicked; its callers got INTERNAL");
+            failed.store(true, Ordering::Relaxed);
+        }
+        let slot = &self.slots[worker];
+        slot.runs.fetch_add(1, Ordering::Relaxed);
+        let ended = lock(&slot.current).take();
+        if let Some(Current { executable, hung: true, since, .. }) = ended {
+            error!(model = %quote(&executable.name), version = %executable.version,
+                "a run that was not expected to end has ended after {} s", since.elapsed().as_secs());
+        }
+        let took = (!failed.load(Ordering::Relaxed)).then(|| started.elapsed());
+        self.schedule(|scheduler, now| scheduler.worker_free(worker, took, now))
     }
 
     fn run(
         self: &Arc<Self>,
-        worker: WorkerIndex,
         dispatch: Dispatch<Job>,
         started: Instant,
         context: &mut dyn WorkerContext,
         failed: &Arc<AtomicBool>,
     ) {
-        let Dispatch { device, model, mut batch, in_flight, threads, .. } = dispatch;
+        let Dispatch { worker, device, model, mut batch, in_flight, threads, .. } = dispatch;
         let Some(executable) = batch.first().map(|job| Arc::clone(&job.executable)) else { return };
         *lock(&self.slots[worker].current) =
             Some(Current { executable: Arc::clone(&executable), model, since: started, hung: false });
@@ -188,6 +215,7 @@ impl Shared {
                 batch::gather(&calls, &rows, total)
             }
         };
+        trace!(model = %quote(&executable.name), worker, requests = batch.len(), rows = total, threads, "runs");
         let pool = Arc::clone(self);
         let (in_flight, failed) = (Some(in_flight), Arc::clone(failed));
         let done = Done { jobs: batch, total, model, device, pool, in_flight, started, failed };

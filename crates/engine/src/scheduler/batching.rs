@@ -18,6 +18,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Seconds between two requests, usually.
+    pub(super) fn gap(&self) -> Option<f64> {
+        self.gap
+    }
+
     pub(super) fn arrived(&mut self, now: Instant) {
         if let Some(last) = self.last {
             let gap = now.saturating_duration_since(last).as_secs_f64();

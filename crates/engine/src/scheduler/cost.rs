@@ -24,6 +24,12 @@ const HOPE_THREADS: f64 = 0.9;
 /// A batch is at most so many times as large as the largest that is known: nobody is to wait long for a
 /// guess.
 const STEP: usize = 4;
+/// So many runs have to be seen before one is surely short ...
+const ENOUGH: u64 = 16;
+/// ... and none of more than so many seconds, ...
+const LONG: f64 = 0.01;
+/// ... which is forgotten like this, run by run.
+const FORGETS: f64 = 0.999;
 /// One run in so many is spent on an alternative ...
 const TRY_AFTER_RUNS: u64 = 50;
 /// ... and one in this time.
@@ -91,6 +97,22 @@ impl Costs {
     /// How long a run is expected to take, in seconds; `None` while nothing like it has been measured.
     pub(super) fn estimate(&self, size: u8, rows: usize, threads: usize) -> Option<f64> {
         self.grid(size)?.estimate(rows, threads)
+    }
+
+    /// Whether a run of about so many rows has been seen: if not, anything is better than a guess.
+    pub(super) fn has_seen(&self, size: u8, rows: usize, threads: usize) -> bool {
+        let grid = self.grids.iter().find(|(known, _)| *known == size).map(|(_, grid)| grid);
+        let column = grid.and_then(|grid| grid.columns.iter().find(|column| column.threads == threads));
+        column.is_some_and(|column| column.points.iter().any(|point| point.power == rows.max(1).ilog2()))
+    }
+
+    /// How long a run on one thread takes, in seconds, where many have been seen and none of them took long;
+    /// `None` for all others.
+    pub(super) fn surely(&self, size: u8, rows: usize) -> Option<f64> {
+        let (_, grid) = self.grids.iter().find(|(known, _)| *known == size)?;
+        let column = grid.columns.iter().find(|column| column.threads == 1)?;
+        let point = column.points.iter().find(|point| point.power == rows.ilog2())?;
+        (point.runs >= ENOUGH && point.longest < LONG).then_some(point.takes)
     }
 
     /// The run that gives the most rows per second, with what there is to run and to run it on.
@@ -172,6 +194,10 @@ struct Point {
     rows: f64,
     /// Seconds.
     takes: f64,
+    /// How many have been seen.
+    runs: u64,
+    /// The longest, slowly forgotten; seconds.
+    longest: f64,
 }
 
 impl Grid {
@@ -239,10 +265,14 @@ impl Column {
         match self.points.get_mut(index).filter(|point| point.power == power) {
             Some(point) => {
                 let part = if took < point.takes { FASTER } else { SLOWER };
+                point.runs += 1;
+                point.longest = (point.longest * FORGETS).max(took);
                 point.takes += (took.min(point.takes * WILD) - point.takes) * part;
                 point.rows += (rows as f64 - point.rows) * part;
             }
-            None => self.points.insert(index, Point { power, rows: rows as f64, takes: took }),
+            None => self
+                .points
+                .insert(index, Point { power, rows: rows as f64, takes: took, runs: 1, longest: took }),
         }
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Run {
     pub(super) charged: f64,
     /// What a second of it counts: cores over weight.
     pub(super) share: f64,
+    /// For a part of its time there were more threads than cores, so that its time says nothing of others.
+    pub(super) crowded: bool,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,10 @@ impl Devices {
 
     pub(super) fn is_healthy(&self, device: usize) -> bool {
         self.devices[device].healthy
+    }
+
+    pub(super) fn is_processor(&self, device: usize) -> bool {
+        self.devices[device].elastic
     }
 
     pub(super) fn fail(&mut self, device: usize) {
@@ -178,8 +184,14 @@ impl Devices {
         };
         let worker = here.idle.remove(index);
         here.used += run.cores;
+        let crowded = here.used > here.cores;
+        let in_flight = InFlight::new(&here.in_flight, requests);
         self.workers[worker].run = Some(run);
-        Some((worker, InFlight::new(&here.in_flight, requests)))
+        if crowded {
+            let here = self.workers.iter_mut().filter(|worker| worker.device == device);
+            here.filter_map(|worker| worker.run.as_mut()).for_each(|run| run.crowded = true);
+        }
+        Some((worker, in_flight))
     }
 
     /// A worker's run has ended; on which device it was. `None` where it had none.

@@ -3,14 +3,29 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan, Policy,
-    QUICK, Queue, Ready, Room, Run, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
+    AT_ONCE, BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan,
+    Policy, QUICK, Queue, Ready, Room, Run, SELDOM, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
 };
 
 /// Whose turn it is: traffic before background work, then by the service that it has had.
 type Turn = (u8, f64, ModelKey);
 
 impl<W: Work> Scheduler<W> {
+    /// Whether the run is over so soon, and requests come so seldom, that nothing is gained by another thread.
+    pub(super) fn is_light(&self, dispatch: &Dispatch<W>) -> bool {
+        let Some(ModelState { policy, queue, costs, pace, .. }) = self.models.get(&dispatch.model) else {
+            return false;
+        };
+        let [work] = &dispatch.batch[..] else { return false };
+        let chooses = policy.class == Class::Traffic && policy.threads.is_none();
+        if !chooses || dispatch.threads > 1 || !self.devices.is_processor(dispatch.device) || queue.len() > 0
+        {
+            return false;
+        }
+        let takes = costs.surely(work.size(), work.rows());
+        takes.is_some_and(|takes| takes < AT_ONCE && pace.gap().is_some_and(|gap| gap > takes * SELDOM))
+    }
+
     /// Queues a request.
     pub(super) fn push(&mut self, model: ModelKey, work: W, now: Instant) -> Result<(), (W, usize)> {
         let Some(state) = self.models.get_mut(&model) else { return Err((work, 0)) };
@@ -238,10 +253,10 @@ impl<W: Work> Scheduler<W> {
         state.served += charged * share;
         state.running[placement] += 1;
         let rows = batch.iter().map(Work::rows).sum();
-        let run = Run { model, size, rows, threads, cores, charged, share };
+        let run = Run { model, size, rows, threads, cores, charged, share, crowded: false };
         let device = state.policy.placements[placement].device;
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
-        Some(Dispatch { worker, device, model, batch, in_flight, threads })
+        Some(Dispatch { worker, device, model, batch, in_flight, threads, here: false })
     }
 }
 

@@ -95,7 +95,8 @@ pub(super) struct World {
     events: BTreeMap<usize, Event>,
     planned: usize,
     next_tick: Option<Instant>,
-    runs: BTreeMap<WorkerIndex, (Dispatch<Call>, Instant)>,
+    /// With when each began and when it ends.
+    runs: BTreeMap<WorkerIndex, (Dispatch<Call>, Instant, Instant)>,
     /// Requests that wait, by model.
     waiting: Vec<BTreeMap<usize, Call>>,
     ends: BTreeMap<usize, End>,
@@ -216,7 +217,14 @@ impl World {
     }
 
     fn finish_run(&mut self, worker: WorkerIndex) {
-        let (dispatch, began) = self.runs.remove(&worker).expect("a run that ends");
+        if self.runs.get(&worker).is_none_or(|(_, _, ends)| *ends > self.now) {
+            // Others have come beside it since that was planned.
+            return;
+        }
+        let (dispatch, began, _) = self.runs.remove(&worker).expect("a run that ends");
+        let (before, after) =
+            (self.slowness(dispatch.device, dispatch.threads), self.slowness(dispatch.device, 0));
+        self.rescale(dispatch.device, after / before);
         let model = self.models.iter().position(|model| model.key == dispatch.model).expect("its model");
         for call in &dispatch.batch {
             self.end(call.id, End::Answered(self.now));
@@ -244,17 +252,41 @@ impl World {
             self.check_batch(model, &dispatch);
             let rows = dispatch.batch.iter().map(|call| call.rows).sum();
             let takes = (self.models[model].cost)(rows, dispatch.threads).max(1e-9);
-            // Runs that want more cores than there are share them.
-            let beside = self.runs.values().filter(|(run, _)| run.device == dispatch.device);
-            let wanted = dispatch.threads + beside.map(|(run, _)| run.threads).sum::<usize>();
-            let cores = self.devices[dispatch.device].1.unwrap_or(wanted);
-            let takes = takes * (wanted as f64 / cores as f64).max(1.0);
+            let (device, before) = (dispatch.device, self.slowness(dispatch.device, 0));
+            let after = self.slowness(device, dispatch.threads);
+            self.rescale(device, after / before);
+            let takes = takes * after;
             for call in &dispatch.batch {
                 assert!(self.waiting[model].remove(&call.id).is_some(), "it waited");
             }
             let worker = dispatch.worker;
-            self.at(self.now + Duration::from_secs_f64(takes), Event::Ends(worker));
-            assert!(self.runs.insert(worker, (dispatch, self.now)).is_none(), "one run at a time");
+            let ends = self.now + Duration::from_secs_f64(takes);
+            self.at(ends, Event::Ends(worker));
+            assert!(self.runs.insert(worker, (dispatch, self.now, ends)).is_none(), "one run at a time");
+        }
+    }
+
+    /// How much slower than alone a run is beside runs that want so many more cores: they share them.
+    fn slowness(&self, device: usize, threads: usize) -> f64 {
+        let here = self.runs.values().filter(|(run, ..)| run.device == device);
+        let wanted = threads + here.map(|(run, ..)| run.threads).sum::<usize>();
+        self.devices[device].1.map_or(1.0, |cores| (wanted as f64 / cores as f64).max(1.0))
+    }
+
+    /// The runs on a device take so many times what was left of them.
+    fn rescale(&mut self, device: usize, factor: f64) {
+        if factor == 1.0 {
+            return;
+        }
+        let (now, mut plans) = (self.now, Vec::new());
+        for (worker, (run, _, ends)) in &mut self.runs {
+            if run.device == device {
+                *ends = now + ends.saturating_duration_since(now).mul_f64(factor);
+                plans.push((*ends, *worker));
+            }
+        }
+        for (ends, worker) in plans {
+            self.at(ends, Event::Ends(worker));
         }
     }
 
@@ -295,16 +327,14 @@ impl World {
 
     /// What must be true between any two events.
     fn check(&self) {
-        let busy = |device: usize| self.runs.values().filter(|(run, _)| run.device == device).count();
+        let busy = |device: usize| self.runs.values().filter(|(run, ..)| run.device == device).count();
         for (model, waiting) in self.models.iter().zip(&self.waiting) {
             assert_eq!(self.scheduler.queued(model.key), waiting.len(), "nothing is lost");
             let limit: usize = model.policy.levels.iter().map(|level| level.limit).sum();
             assert!(waiting.len() <= limit, "the queue has its bound");
             for placement in &model.policy.placements {
-                let here = |(run, _): &&(Dispatch<Call>, Instant)| {
-                    run.model == model.key && run.device == placement.device
-                };
-                let running = self.runs.values().filter(here).count();
+                let here = |run: &Dispatch<Call>| run.model == model.key && run.device == placement.device;
+                let running = self.runs.values().filter(|(run, ..)| here(run)).count();
                 assert!(running <= placement.limit, "a limit holds");
                 let (workers, cores) = self.devices[placement.device];
                 let idle = workers - busy(placement.device);
