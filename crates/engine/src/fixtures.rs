@@ -65,6 +65,7 @@ pub(crate) fn named(name: &str, data_type: DataType, dims: &[i64]) -> TensorConf
         reshape: None,
         optional: false,
         labels: None,
+        padding: None,
     }
 }
 

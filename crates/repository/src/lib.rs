@@ -42,9 +42,9 @@ mod version;
 mod watch;
 
 pub use config::{
-    Availability, Batching, ConfigError, ConfigSource, Difference, InstanceGroup, InstanceKind, Labels,
-    ModelConfig, OnTimeout, Place, QueuePolicy, Queueing, TensorConfig, Warmup, WarmupData, WarmupInput,
-    WarmupSample, config_schema,
+    Availability, Batching, ConfigError, ConfigSource, Difference, Filler, InstanceGroup, InstanceKind,
+    Labels, ModelConfig, OnTimeout, Padding, Place, QueuePolicy, Queueing, TensorConfig, Warmup, WarmupData,
+    WarmupInput, WarmupSample, config_schema,
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;

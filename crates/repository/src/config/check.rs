@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
-    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_scheduling, check_warmup,
+    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_padding, check_scheduling,
+    check_warmup,
     error::Fault,
     files,
     raw::{RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawVersions},
@@ -30,6 +31,9 @@ pub(super) struct Words {
     pub(super) instances: &'static str,
     pub(super) model_file: &'static str,
     pub(super) labels: &'static str,
+    pub(super) pad: &'static str,
+    pub(super) mask_of: &'static str,
+    pub(super) unpad: &'static str,
     pub(super) threads: &'static str,
     pub(super) op_libraries: &'static str,
     pub(super) warmup: &'static str,
@@ -48,6 +52,9 @@ pub(super) const YAML: Words = Words {
     instances: "instances",
     model_file: "model_file",
     labels: "labels",
+    pad: "pad",
+    mask_of: "mask_of",
+    unpad: "unpad",
     threads: "threads",
     op_libraries: "op_libraries",
     warmup: "warmup",
@@ -66,6 +73,9 @@ pub(super) const TRITON: Words = Words {
     instances: "instance_group",
     model_file: "default_model_filename",
     labels: "label_filename",
+    pad: "parameters[PAD]",
+    mask_of: "parameters[MASK]",
+    unpad: "parameters[UNPAD]",
     threads: "parameters[INTRA_OP_THREAD_COUNT]",
     op_libraries: "model_operations.op_library_filename",
     warmup: "model_warmup",
@@ -81,7 +91,10 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     check_batch(&raw, words)?;
     files::check_model_file(&raw.model_file, words.model_file)?;
     let op_libraries = files::op_libraries(dir, &raw.op_libraries, words.op_libraries)?;
-    let inputs = inputs(raw.inputs, words)?;
+    let padding = check_padding::Asked::of(&raw.inputs, &raw.outputs);
+    let mut inputs = inputs(raw.inputs, words)?;
+    let mut outputs = outputs(raw.outputs, dir, words)?;
+    check_padding::apply(padding, raw.max_batch_size, &mut inputs, &mut outputs, words)?;
     let model = check_warmup::Model { dir, max_batch_size: raw.max_batch_size, inputs: &inputs };
     let warmup = check_warmup::check(raw.warmup, &model, words)?;
     let scheduling = &words.scheduling;
@@ -93,7 +106,7 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         name: name.to_owned(),
         max_batch_size: raw.max_batch_size,
         inputs,
-        outputs: outputs(raw.outputs, dir, words)?,
+        outputs,
         version_policy: version_policy(raw.versions, words)?,
         instances: instances(raw.instances, words)?,
         batching,
@@ -168,6 +181,7 @@ fn inputs(raw: Vec<RawInput>, words: &Words) -> Result<Vec<TensorConfig>, Fault>
             reshape: input.reshape,
             optional: input.optional,
             labels: None,
+            padding: None,
         })
     };
     raw.into_iter().enumerate().map(check).collect()
@@ -187,6 +201,7 @@ fn outputs(raw: Vec<RawOutput>, dir: &Path, words: &Words) -> Result<Vec<TensorC
             reshape: output.reshape,
             optional: false,
             labels,
+            padding: None,
         })
     };
     raw.into_iter().enumerate().map(check).collect()

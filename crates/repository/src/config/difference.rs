@@ -85,12 +85,13 @@ fn same_tensors(old: &[TensorConfig], new: &[TensorConfig]) -> bool {
 }
 
 fn same_tensor(old: &TensorConfig, new: &TensorConfig) -> bool {
-    let TensorConfig { name, data_type, dims, reshape, optional, labels: _ } = old;
+    let TensorConfig { name, data_type, dims, reshape, optional, labels: _, padding } = old;
     *name == new.name
         && *data_type == new.data_type
         && *dims == new.dims
         && *reshape == new.reshape
         && *optional == new.optional
+        && *padding == new.padding
 }
 
 fn labels(tensors: &[TensorConfig]) -> impl Iterator<Item = Option<&Labels>> {

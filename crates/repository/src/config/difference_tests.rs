@@ -74,6 +74,11 @@ fn what_decides_how_weights_are_loaded_and_checked_asks_for_a_reload() {
     ] {
         assert_eq!(difference(INPUTS, changed), Difference::Reload, "{changed}");
     }
+    let padded =
+        |pad: &str| format!("max_batch_size: 2\ninputs: [{{name: x, dtype: FP32, shape: [-1]{pad}}}]");
+    for pad in ["", ", pad: 1"] {
+        assert_eq!(difference(&padded(", pad: 0"), &padded(pad)), Difference::Reload, "{pad}");
+    }
 }
 
 #[test]

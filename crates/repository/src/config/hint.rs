@@ -60,6 +60,12 @@ pub(super) const YAML_RENAMED: &[(&str, &str)] = &[
     ("default_timeout_microseconds", "timeout"),
     ("timeout_action", "on_timeout"),
     ("WEIGHT", "weight"),
+    ("PAD", "pad"),
+    ("padding", "pad"),
+    ("pad_value", "pad"),
+    ("MASK", "mask_of"),
+    ("mask", "mask_of"),
+    ("UNPAD", "unpad"),
 ];
 
 /// Triton's fields that have no counterpart, and what to do.
@@ -81,7 +87,10 @@ pub(super) const YAML_ABSENT: &[(&str, &str)] = &[
     ("input_data_file", "is Triton's name: write `data: {file: x.bin}`"),
     ("rolling_update", "is not a field: write `availability: keep`, which is the default, or `replace`"),
     ("format", "is not a field: leave it out, `shape` says all"),
-    ("allow_ragged_batch", "is not a field yet: ragged batches are not served"),
+    (
+        "allow_ragged_batch",
+        "is not a field yet: ragged batches are not served, but `pad: 0` fills shorter requests up",
+    ),
     ("DISABLE_OPTIMIZED_EXECUTION", "is Triton's name: write `optimized_execution: false`"),
 ];
 
@@ -90,6 +99,9 @@ pub(super) const YAML_ELSEWHERE: &[(&str, &str)] = &[
     ("labels", "an entry of `outputs`"),
     ("optional", "an entry of `inputs`"),
     ("reshape", "an entry of `inputs` or `outputs`"),
+    ("pad", "an entry of `inputs`"),
+    ("mask_of", "an entry of `inputs`"),
+    ("unpad", "an entry of `outputs`"),
     ("dtype", "an entry of `inputs` or `outputs`"),
     ("shape", "an entry of `inputs` or `outputs`"),
     ("device", "an entry of `instances`"),
@@ -154,6 +166,9 @@ pub(super) const TRITON_RENAMED: &[(&str, &str)] = &[
     ("weight", "parameters"),
     ("allowed_sizes", "parameters"),
     ("latency_target", "parameters"),
+    ("pad", "parameters"),
+    ("mask_of", "parameters"),
+    ("unpad", "parameters"),
 ];
 
 /// Says what an unknown field most likely means, given the names that are known in its place.

@@ -6,16 +6,19 @@
 //!   `files` for its details.
 //! - `warmup`: what a version is run with before it serves.
 //! - `scheduling`: how requests wait, and how they are joined into batches.
+//! - `padding`: how tensors of different lengths become one, with `check_padding` for its rules.
 //! - `difference`: what a change of it asks for.
 //! - `error` and `hint`: what was wrong, and what was meant.
 
 mod check;
+mod check_padding;
 mod check_scheduling;
 mod check_warmup;
 mod difference;
 mod error;
 mod files;
 mod hint;
+mod padding;
 mod pbtxt;
 mod raw;
 mod scheduling;
@@ -39,6 +42,7 @@ pub use difference::Difference;
 use error::Fault;
 pub use error::{ConfigError, Place};
 pub(crate) use files::{read as read_text, recording};
+pub use padding::{Filler, Padding};
 use raw::RawConfig;
 pub use scheduling::{Batching, OnTimeout, QueuePolicy, Queueing};
 pub use warmup::{Warmup, WarmupData, WarmupInput, WarmupSample};
@@ -154,6 +158,8 @@ pub struct TensorConfig {
     pub optional: bool,
     /// Names for the classes of this output; never set on an input.
     pub labels: Option<Labels>,
+    /// How it takes part when requests of different lengths run in one batch.
+    pub padding: Option<Padding>,
 }
 
 /// Names for the classes of an output, by index.

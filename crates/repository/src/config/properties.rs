@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::Version;
 
+mod padding;
 mod scheduling;
 
 const LABELS: &str = "zero\none\n";
@@ -47,6 +48,7 @@ fn any_tensors(is_input: bool) -> impl Strategy<Value = Vec<TensorConfig>> {
                 file: "labels.txt".to_owned(),
                 lines: LABELS.lines().map(str::to_owned).collect(),
             }),
+            padding: None,
         };
         tensors.into_iter().enumerate().map(tensor).collect()
     })
@@ -117,10 +119,10 @@ fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
 /// Any configuration that both formats can express.
 fn any_config() -> impl Strategy<Value = ModelConfig> {
     let words = sample::select(vec![Availability::Keep, Availability::Replace]);
-    let model = (any_model(), scheduling::any_seed());
+    let model = (any_model(), scheduling::any_seed(), padding::any_seed());
     (model, words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
-        |((config, scheduling), availability, seeds, off)| {
-            let config = scheduling::scheduled(scheduling, config);
+        |((config, scheduling, padding), availability, seeds, off)| {
+            let config = scheduling::scheduled(scheduling, padding::padded(&padding, config));
             let samples: Vec<_> = seeds.into_iter().map(|seed| sample(seed, &config)).collect();
             let warmup = match (samples.is_empty(), off) {
                 (false, _) => Warmup::Samples(samples),
@@ -179,6 +181,7 @@ fn to_yaml(config: &ModelConfig) -> String {
         } else if let Some(labels) = &tensor.labels {
             fields["labels"] = labels.file.clone().into();
         }
+        padding::to_yaml(tensor, &mut fields);
         fields
     };
     let versions = match &config.version_policy {
@@ -254,7 +257,8 @@ fn to_pbtxt(config: &ModelConfig) -> String {
             if let Some(shape) = &tensor.reshape {
                 write!(text, " reshape {{ shape: {shape:?} }}").unwrap();
             }
-            if tensor.optional {
+            // A mask is optional without being told so.
+            if tensor.optional && !matches!(tensor.padding, Some(Padding::MaskOf(_))) {
                 text.push_str(" optional: true");
             }
             if let Some(labels) = &tensor.labels {
@@ -294,6 +298,7 @@ fn to_pbtxt(config: &ModelConfig) -> String {
     if let Warmup::Samples(samples) = &config.warmup {
         samples.iter().for_each(|sample| sample_to_pbtxt(sample, &mut text));
     }
+    padding::to_pbtxt(config, &mut text);
     scheduling::to_pbtxt(config, &mut text);
     text.push_str("model_operations { op_library_filename: \"/opt/ops.so\" }\n");
     text

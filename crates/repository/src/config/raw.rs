@@ -3,6 +3,7 @@
 //! The structs are the format of `config.yaml`: their doc comments are the descriptions in its JSON
 //! Schema. `config.pbtxt` is translated into them, so that there is one place that checks.
 
+mod padding;
 mod scheduling;
 mod warmup;
 
@@ -17,6 +18,7 @@ use serde::{
 use super::{Availability, hint};
 use crate::DataType;
 
+pub(super) use padding::RawNumber;
 pub(super) use scheduling::{RawBatching, RawBatchingFields, RawDuration, RawQueue, RawQueueLevel};
 pub(super) use warmup::{RawSample, RawSampleData, RawSampleInput, RawWarmup};
 
@@ -126,6 +128,14 @@ pub(super) struct RawInput {
     /// Whether a request may leave this input out.
     #[serde(default)]
     pub(super) optional: bool,
+    /// What its variable dimensions (-1) are filled up with to the largest of a batch, so that requests of
+    /// different lengths run together.
+    #[serde(default)]
+    pub(super) pad: Option<RawNumber>,
+    /// The input of which this one is the mask: 1 where that has an element and 0 where it was filled up.
+    /// The server makes it where a request leaves it out.
+    #[serde(default)]
+    pub(super) mask_of: Option<String>,
 }
 
 /// A tensor that clients get.
@@ -150,6 +160,9 @@ pub(super) struct RawOutput {
     /// A text file in the model's directory that names one class per line.
     #[serde(default)]
     pub(super) labels: Option<String>,
+    /// The input to whose length the variable dimensions (-1) are cut back where that was filled up.
+    #[serde(default)]
+    pub(super) unpad: Option<String>,
 }
 
 fn data_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DataType, D::Error> {

@@ -7,6 +7,7 @@
 //! - `read`: the fields of that message.
 //! - `warmup`: those of `model_warmup`.
 //! - `batching`: those of `dynamic_batching`.
+//! - `padding`: parameters that say how requests of different lengths are joined.
 //! - `unserved`: what is refused, and what is accepted although it has no effect.
 //! - `parameters`: the settings that Triton's PyTorch backend takes as strings.
 
@@ -14,6 +15,7 @@ mod batching;
 mod colons;
 mod encode;
 mod json;
+mod padding;
 mod parameters;
 mod read;
 mod text;
@@ -84,6 +86,7 @@ fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, F
         raw.op_libraries = read::texts(operations, "op_library_filename");
     }
     batching::apply(message, &mut raw, notes)?;
+    padding::apply(message, &mut raw)?;
     parameters::apply(message, &mut raw, notes)?;
     Ok(raw)
 }
@@ -134,6 +137,8 @@ fn input(message: &DynamicMessage, key: &str) -> Result<RawInput, Fault> {
         shape: dims(message, key)?,
         reshape: reshape(message),
         optional: read::flag(message, "optional"),
+        pad: None,
+        mask_of: None,
     })
 }
 
@@ -145,6 +150,7 @@ fn output(message: &DynamicMessage, key: &str) -> Result<RawOutput, Fault> {
         shape: dims(message, key)?,
         reshape: reshape(message),
         labels: (!labels.is_empty()).then(|| labels.to_owned()),
+        unpad: None,
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
         error::Fault,
         raw::{RawConfig, RawWarmup},
     },
-    batching, read, unserved,
+    batching, padding, read, unserved,
 };
 use crate::escape::one_line;
 
@@ -48,7 +48,7 @@ pub(super) fn apply(
             "INTRA_OP_THREAD_COUNT" => raw.threads = Some(number(key, value)?).filter(|count| *count > 0),
             "AVAILABILITY" => raw.availability = availability(key, value)?,
             "WARMUP" => warmup(key, value, &mut raw.warmup)?,
-            key if batching::PARAMETERS.contains(&key) => {}
+            key if batching::PARAMETERS.contains(&key) || padding::PARAMETERS.contains(&key) => {}
             _ => ignore(key, value, notes)?,
         }
     }

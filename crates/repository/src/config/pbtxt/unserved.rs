@@ -74,7 +74,8 @@ fn tensor_fields(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) -
     if is_input && read::flag(message, "allow_ragged_batch") {
         return Err(Fault::at(
             format!("{key}.allow_ragged_batch"),
-            "ragged batches are not served yet: remove it, requests are joined where their shapes agree",
+            "ragged batches are not served yet: remove it, requests are joined where their shapes agree, and where \
+             the parameter PAD, such as \"input_ids=0\", fills the shorter ones up",
         ));
     }
     if is_input && read::is_set(message, "format") {
