@@ -1,14 +1,15 @@
 //! Several calls as one: which may be joined, and how their arguments and answers are.
 //!
-//! Calls may run together when every dimension but the first agrees, the same optional arguments are
-//! there, and scalars are equal. Each tensor is copied once, into its place in the batch; the parts of an
-//! answer are views.
+//! Calls may run together when every dimension but the first and those that are filled up agrees, the same
+//! optional arguments are there, and scalars are equal. Each tensor is copied once, into its place in the
+//! batch; the parts of an answer are views.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    padding,
     text::shape_text,
     value::{Arg, Call, Output, Tensor, Value, strings},
 };
@@ -70,7 +71,13 @@ fn hash_tensor(tensor: &Tensor, rows: usize, hasher: &mut DefaultHasher, bytes: 
     *bytes += data.len();
     tensor.data_type.hash(hasher);
     let Some((first, rest)) = tensor.shape.split_first() else { return false };
-    rest.hash(hasher);
+    match &tensor.padding {
+        None => rest.hash(hasher),
+        Some(rule) => {
+            rest.len().hash(hasher);
+            rule.fixed(&tensor.shape).for_each(|dim| dim.hash(hasher));
+        }
+    }
     usize::try_from(*first).is_ok_and(|first| first == rows)
 }
 
@@ -102,7 +109,11 @@ pub(crate) fn alike(one: &Call, other: &Call) -> bool {
 fn alike_tensors(one: &Tensor, other: &Tensor) -> bool {
     one.data_type == other.data_type
         && one.shape.len() == other.shape.len()
-        && one.shape.iter().skip(1).eq(other.shape.iter().skip(1))
+        && one.padding == other.padding
+        && match &one.padding {
+            None => one.shape.iter().skip(1).eq(other.shape.iter().skip(1)),
+            Some(rule) => rule.fixed(&one.shape).eq(rule.fixed(&other.shape)),
+        }
 }
 
 /// One call of all rows of these, and behind them rows of zeros and empty strings until there are `total`.
@@ -162,7 +173,10 @@ fn element_of(argument: &Arg, index: usize) -> Option<&Tensor> {
 }
 
 /// Tensors below each other.
-fn join<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor>, total: usize) -> Tensor {
+fn join<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor> + Clone, total: usize) -> Tensor {
+    if let Some(rule) = &first.padding {
+        return padding::join(rule, first, tensors, total);
+    }
     let mut shape = first.shape.clone();
     let rows = usize::try_from(shape[0]).unwrap_or(1).max(1);
     let row = first.bytes().len() / rows;

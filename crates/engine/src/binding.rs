@@ -8,11 +8,12 @@
 
 use std::sync::Arc;
 
-use sconce_repository::{DataType, ModelConfig, TensorConfig};
+use sconce_repository::{DataType, ModelConfig, Padding, TensorConfig};
 
 use crate::{
     backend::LoadError,
     outputs::{self, OutputPlan},
+    padding::{self, SlotPadding},
     schema::{Argument, ArgumentKind, Schema},
 };
 
@@ -42,6 +43,7 @@ pub struct InputSlot {
     /// Whether a request must have it.
     pub required: bool,
     pub(crate) place: Place,
+    pub(crate) padding: Option<SlotPadding>,
 }
 
 /// What a config says of a tensor.
@@ -198,7 +200,7 @@ fn from_schema(schema: &Schema) -> Vec<InputSlot> {
     for (index, argument) in schema.arguments.iter().enumerate() {
         let name = &argument.name;
         let mut slot = |name: String, place, required| {
-            slots.push(InputSlot { name: name.into(), spec: None, required, place });
+            slots.push(InputSlot { name: name.into(), spec: None, required, place, padding: None });
         };
         match argument.kind {
             ArgumentKind::Other(_) => {}
@@ -241,7 +243,9 @@ fn from_config(config: &ModelConfig, schema: &Schema) -> Result<Vec<InputSlot>, 
                 takes(&argument.kind)
             )));
         }
-        if input.optional && matches!(place, Place::Argument(_)) && !argument.optional {
+        // A mask that is not sent is made.
+        let is_mask = matches!(input.padding, Some(Padding::MaskOf(_)));
+        if input.optional && !is_mask && matches!(place, Place::Argument(_)) && !argument.optional {
             return Err(LoadError::new(format!(
                 "input '{}' is optional in the configuration, but argument `{}` of forward has no default and is \
                  not Optional",
@@ -249,8 +253,9 @@ fn from_config(config: &ModelConfig, schema: &Schema) -> Result<Vec<InputSlot>, 
             )));
         }
         let (name, spec) = (input.name.as_str().into(), Some(input.into()));
-        slots.push(InputSlot { name, spec, required: !input.optional, place });
+        slots.push(InputSlot { name, spec, required: !input.optional, place, padding: None });
     }
+    padding::plan(config, schema, &mut slots)?;
     check_complete(config, schema, &slots)?;
     Ok(slots)
 }

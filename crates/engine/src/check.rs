@@ -1,11 +1,12 @@
 //! One request against one binding: every way in which it can be wrong is found here, before it is
 //! queued, and named in one sentence. Where Triton has a text for it, the text is Triton's.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     DataType, Error, Result,
     binding::{Binding, InputSlot, Place, Spec, fits, takes},
+    padding::{self, Lengths},
     schema::ArgumentKind,
     text::{list_text, quote, shape_text},
     value::{Arg, Call, Tensor, Value, strings},
@@ -27,6 +28,8 @@ pub struct Checked {
     pub call: Call,
     /// The first dimension; `None` where the model has no batch dimension.
     pub batch: Option<i64>,
+    /// How long its inputs are that are filled up.
+    pub lengths: Lengths,
 }
 
 /// Makes the call that a request asks for.
@@ -37,7 +40,7 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
     let mut arguments: Vec<Arg> = binding.arguments.iter().map(|_| Arg::Default).collect();
     let mut seen = vec![false; binding.inputs.len()];
     let mut lists: Vec<(usize, usize, Tensor)> = Vec::new();
-    let mut batch = None;
+    let (mut batch, mut lengths) = (None, Lengths::default());
     let sent = inputs.len();
     // Names that no slot has.
     let mut others: HashSet<String> = HashSet::new();
@@ -64,24 +67,45 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
             None => binding.open_place(&name).ok_or_else(|| unexpected(binding, &name))?,
         };
         check_tensor(binding, slot, &place, &name, &mut tensor, &mut batch)?;
-        match place {
-            Place::Argument(index) => {
-                arguments[index] = argument(binding, &binding.arguments[index].kind, &name, tensor)?;
-            }
-            Place::Element(index, element) => lists.push((index, element, tensor)),
-            Place::Key(index, key) => match &mut arguments[index] {
-                Arg::Dict(entries) => entries.push((key, tensor)),
-                other => *other = Arg::Dict(vec![(key, tensor)]),
-            },
+        if let (Some(index), Some(slot)) = (index, slot) {
+            lengths.note(index, slot, &tensor);
+            tensor.padding = slot.padding.as_ref().map(|padding| Arc::clone(&padding.rule));
         }
+        put(binding, place, &name, tensor, &mut arguments, &mut lists)?;
         if slot.is_none() {
             others.insert(name);
         }
     }
     check_complete(binding, &seen, sent)?;
+    for (index, tensor) in padding::masks(&binding.model, &binding.inputs, &lengths, batch)? {
+        let slot = &binding.inputs[index];
+        put(binding, slot.place.clone(), &slot.name, tensor, &mut arguments, &mut lists)?;
+    }
     gather_lists(binding, lists, &mut arguments)?;
     fill_empty_collections(binding, &mut arguments);
-    Ok(Checked { call: Call { arguments }, batch })
+    Ok(Checked { call: Call { arguments }, batch, lengths })
+}
+
+/// Puts a tensor where it belongs.
+fn put(
+    binding: &Binding,
+    place: Place,
+    name: &str,
+    tensor: Tensor,
+    arguments: &mut [Arg],
+    lists: &mut Vec<(usize, usize, Tensor)>,
+) -> Result<()> {
+    match place {
+        Place::Argument(index) => {
+            arguments[index] = argument(binding, &binding.arguments[index].kind, name, tensor)?;
+        }
+        Place::Element(index, element) => lists.push((index, element, tensor)),
+        Place::Key(index, key) => match &mut arguments[index] {
+            Arg::Dict(entries) => entries.push((key, tensor)),
+            other => *other = Arg::Dict(vec![(key, tensor)]),
+        },
+    }
+    Ok(())
 }
 
 fn unexpected(binding: &Binding, name: &str) -> Error {

@@ -9,6 +9,7 @@ use crate::{
     Error,
     batch::{self, Traits},
     executable::Executable,
+    padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Work},
     value::Call,
@@ -32,13 +33,16 @@ pub struct Job {
     /// On how many threads it wants to run.
     pub threads: Option<usize>,
     traits: Traits,
+    extents: Extents,
 }
 
 impl Job {
     /// A call of so many rows; `None` where the model has no batch dimension.
     pub fn new(executable: Arc<Executable>, call: Call, rows: Option<i64>, reply: Reply) -> Self {
         let traits = batch::traits(&call, rows);
-        Self { executable, call, reply, deadline: None, priority: 0, timeout: None, threads: None, traits }
+        let extents = Extents::of(&call, traits.rows);
+        let (deadline, priority, timeout, threads) = (None, 0, None, None);
+        Self { executable, call, reply, deadline, priority, timeout, threads, traits, extents }
     }
 
     /// From now on it runs by itself.
@@ -96,6 +100,9 @@ impl Work for Job {
     }
     fn joins_with(&self, other: &Self) -> bool {
         self.traits.key == other.traits.key && batch::alike(&self.call, &other.call)
+    }
+    fn joins_company(&self, company: &mut Company) -> bool {
+        self.extents.join(company)
     }
     fn priority(&self) -> u64 {
         self.priority

@@ -40,6 +40,7 @@ mod job;
 pub mod model;
 mod ordering;
 mod outputs;
+pub mod padding;
 pub mod pool;
 pub mod reaper;
 pub mod reconcile;

@@ -247,7 +247,8 @@ impl LiveVersion {
             Some(_) | None => Error::WorkerLost { model: self.model.to_string() },
         };
         let output = answer.map_err(lost)??;
-        let mut named = outputs::name(&self.binding, output, &request.outputs, checked.batch)?;
+        let mut named =
+            outputs::name(&self.binding, output, &request.outputs, checked.batch, &checked.lengths)?;
         for (output, wanted) in named.iter_mut().zip(&request.outputs) {
             if wanted.classes > 0 {
                 let labels = outputs::labels(&self.binding, &output.name).map(|labels| &**labels);

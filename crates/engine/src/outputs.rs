@@ -5,22 +5,25 @@
 //! lists and `name.key` for keys. A config names leaves by key, by field, by Triton's `NAME__<i>`, by
 //! their own names where there are collections in collections, or by order.
 
+mod finish;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use sconce_repository::ModelConfig;
+use sconce_repository::{ModelConfig, Padding};
 
 use crate::{
     DataType, Error, Result,
     backend::LoadError,
     binding::{Binding, Spec, named_index},
-    check::{reshaped, variable},
+    padding::{self, Lengths},
     schema::Return,
-    text::{list_text, quote, shape_text},
-    value::{Output, Tensor, Value},
+    text::{list_text, quote},
+    value::{Output, Tensor},
 };
+use finish::finish;
 
 /// How outputs get their names.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) struct OutputPlan {
 pub(crate) struct OutputSlot {
     pub(crate) name: Arc<str>,
     pub(crate) spec: Option<Spec>,
+    /// The slot of the input to whose lengths it is cut back.
+    cut_to: Option<usize>,
     /// The dtype to show where no config says one.
     pub(crate) data_type: DataType,
     leaf: Leaf,
@@ -94,6 +99,7 @@ pub(crate) fn plan(config: &ModelConfig, returns: &Return) -> std::result::Resul
                 leaf: Leaf::Name(name.clone()),
                 name: name.into(),
                 spec: None,
+                cut_to: None,
                 data_type,
             })
             .collect();
@@ -108,6 +114,10 @@ pub(crate) fn plan(config: &ModelConfig, returns: &Return) -> std::result::Resul
         .map(|(output, leaf)| OutputSlot {
             name: output.name.as_str().into(),
             spec: Some(output.into()),
+            cut_to: match &output.padding {
+                Some(Padding::CutTo(input)) => padding::position(config, input),
+                Some(Padding::Fill(_) | Padding::MaskOf(_)) | None => None,
+            },
             data_type: output.data_type,
             leaf,
         })
@@ -338,13 +348,16 @@ pub(crate) fn name(
     output: Output,
     wanted: &[Wanted],
     batch: Option<i64>,
+    lengths: &Lengths,
 ) -> Result<Vec<NamedOutput>> {
     let plan = &binding.outputs;
+    let finish =
+        |slot: Option<&OutputSlot>, name: &str, leaf| finish(binding, slot, name, leaf, batch, lengths);
     // The common case, without a detour: one tensor, one name.
     if let (Output::Tensor(_), [slot], true) = (&output, &*plan.slots, wanted.len() <= 1)
         && slot.leaf.is_first()
     {
-        let tensor = finish(binding, Some(slot), &slot.name, output, batch)?;
+        let tensor = finish(Some(slot), &slot.name, output)?;
         if wanted.first().is_none_or(|wanted| *wanted.name == *slot.name) {
             return Ok(vec![NamedOutput { name: Arc::clone(&slot.name), tensor }]);
         }
@@ -355,7 +368,7 @@ pub(crate) fn name(
     if plan.open {
         if wanted.is_empty() {
             for found in leaves {
-                let tensor = finish(binding, None, &found.name, found.leaf, batch)?;
+                let tensor = finish(None, &found.name, found.leaf)?;
                 named.push(NamedOutput { name: found.name.into(), tensor });
             }
             return Ok(named);
@@ -369,7 +382,7 @@ pub(crate) fn name(
                 there.sort_unstable();
                 return Err(unexpected(binding, &wanted.name, there.into_iter()));
             };
-            let tensor = finish(binding, None, &found.name, found.leaf, batch)?;
+            let tensor = finish(None, &found.name, found.leaf)?;
             named.push(NamedOutput { name: found.name.into(), tensor });
         }
         return Ok(named);
@@ -382,7 +395,7 @@ pub(crate) fn name(
             Leaf::Name(name) => position(&leaves, |found| found.name == *name),
         };
         let found = at.and_then(|at| leaves[at].take()).ok_or_else(|| absent(binding, slot, &leaves))?;
-        let tensor = finish(binding, Some(slot), &slot.name, found.leaf, batch)?;
+        let tensor = finish(Some(slot), &slot.name, found.leaf)?;
         Ok(NamedOutput { name: Arc::clone(&slot.name), tensor })
     };
     if wanted.is_empty() {
@@ -406,83 +419,6 @@ fn absent(binding: &Binding, slot: &OutputSlot, leaves: &[Option<Found>]) -> Err
 
 fn broken(binding: &Binding, message: String) -> Error {
     Error::Output { model: binding.model.to_string(), message }
-}
-
-/// A leaf as a tensor with the shape that clients see, checked against the config.
-fn finish(
-    binding: &Binding,
-    slot: Option<&OutputSlot>,
-    name: &str,
-    leaf: Output,
-    batch: Option<i64>,
-) -> Result<Tensor> {
-    let spec = slot.and_then(|slot| slot.spec.as_ref());
-    let (mut tensor, strings) = match leaf {
-        Output::Tensor(tensor) => (tensor, false),
-        Output::Strings(tensor) => (tensor, true),
-        Output::Other(kind) => {
-            return Err(broken(
-                binding,
-                format!("output '{name}' is {kind}; a tensor or List[str] is expected"),
-            ));
-        }
-        Output::List(_) | Output::Tuple(_) | Output::Dict(_) => {
-            return Err(broken(binding, format!("output '{name}' is a collection")));
-        }
-    };
-    if let Value::Device(_) = tensor.value {
-        return Err(broken(binding, format!("output '{name}' stayed on its device; this is a bug")));
-    }
-    let Some(spec) = spec else { return Ok(tensor) };
-    if tensor.data_type != spec.data_type {
-        return Err(broken(
-            binding,
-            format!("output '{name}' is {}, its configuration says {}", tensor.data_type, spec.data_type),
-        ));
-    }
-    if strings {
-        if let Some(shape) = shape_of_strings(&tensor, spec, batch) {
-            tensor.shape = shape;
-        }
-        return Ok(tensor);
-    }
-    let batched = usize::from(batch.is_some());
-    let model_dims = spec.reshape.as_ref().unwrap_or(&spec.dims);
-    let rest = tensor.shape.get(batched..).unwrap_or_default();
-    let fits = tensor.shape.len() == model_dims.len() + batched
-        && tensor.shape.first().copied().filter(|_| batched == 1) == batch
-        && rest.iter().zip(model_dims).all(|(&got, &dim)| dim == -1 || got == dim);
-    if !fits {
-        let expected: Vec<i64> = batch.into_iter().chain(model_dims.iter().copied()).collect();
-        let (got, expected) = (shape_text(&tensor.shape), shape_text(&expected));
-        return Err(broken(
-            binding,
-            format!("output '{name}' has shape {got}, its configuration says {expected}"),
-        ));
-    }
-    if spec.reshape.is_some() {
-        let free = variable(model_dims, rest);
-        tensor.shape = reshaped(&tensor.shape[..batched], &spec.dims, &free);
-    }
-    Ok(tensor)
-}
-
-/// The config's dims for a `List[str]`, where the number of strings fits them: at most one dimension
-/// is left to find.
-fn shape_of_strings(tensor: &Tensor, spec: &Spec, batch: Option<i64>) -> Option<Vec<i64>> {
-    let count = *tensor.shape.first()?;
-    let mut shape: Vec<i64> = batch.into_iter().chain(spec.dims.iter().copied()).collect();
-    let known =
-        shape.iter().filter(|&&dim| dim != -1).try_fold(1i64, |product, &dim| product.checked_mul(dim))?;
-    let mut free = shape.iter_mut().filter(|dim| **dim == -1);
-    match (free.next(), free.next()) {
-        (None, _) => (known == count).then_some(shape),
-        (Some(dim), None) => {
-            *dim = count.checked_div(known).filter(|size| size * known == count)?;
-            Some(shape)
-        }
-        (Some(_), Some(_)) => None,
-    }
 }
 
 /// The labels of an output, for the classification extension.

@@ -7,9 +7,20 @@ use crate::{
         texts,
     },
     schema::ArgumentKind,
+    value::Value,
 };
 use DataType::{Bytes, Fp32, Int64};
 use sconce_repository::TensorConfig;
+
+/// For a request of which nothing is filled up.
+fn name(
+    binding: &Binding,
+    output: Output,
+    wanted: &[Wanted],
+    batch: Option<i64>,
+) -> Result<Vec<NamedOutput>> {
+    super::name(binding, output, wanted, batch, &Lengths::default())
+}
 
 fn bound(max_batch_size: u32, outputs: Vec<TensorConfig>, returns: Return) -> Binding {
     let inputs = vec![named("x", Fp32, &[-1])];

@@ -38,6 +38,8 @@ pub use policy::{Class, Placement, Policy};
 pub use queue::{Fate, Level};
 use queue::{Head, Queue, earliest};
 
+pub use crate::padding::Company;
+
 /// What the scheduler needs to know of a request.
 pub trait Work {
     /// When its answer is worth nothing any more.
@@ -54,6 +56,11 @@ pub trait Work {
     fn joins(&self) -> bool;
     /// Whether it may run together with this one.
     fn joins_with(&self, other: &Self) -> bool;
+    /// Whether that is still so beside these, which run together with this one; if it is, it is one of
+    /// them from now on.
+    fn joins_company(&self, _company: &mut Company) -> bool {
+        true
+    }
     /// Its priority, 1 for the highest; 0 for the model's default.
     fn priority(&self) -> u64;
     /// How long it wants to wait at most.
@@ -179,7 +186,6 @@ enum Plan {
         threads: usize,
         cores: usize,
         takes: Option<f64>,
-        size: u8,
     },
     /// Nothing, before this moment or a run ends.
     Wait(Option<Instant>),

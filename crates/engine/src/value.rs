@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{DataType, text::shape_text};
+use crate::{DataType, padding::PadRule, text::shape_text};
 
 /// A tensor: element type, shape (row-major) and its elements.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Tensor {
     pub shape: Vec<i64>,
     /// The elements.
     pub value: Value,
+    /// How an input is filled up to be as large as those that it runs together with.
+    pub padding: Option<Arc<PadRule>>,
 }
 
 /// As many as libtorch can reduce over.
@@ -42,7 +44,13 @@ impl fmt::Debug for Value {
 impl Tensor {
     /// A tensor in host memory, unchecked; requests are checked in [`Tensor::check`].
     pub fn host(data_type: DataType, shape: Vec<i64>, data: Bytes) -> Self {
-        Self { data_type, shape, value: Value::Host(data) }
+        Self { data_type, shape, value: Value::Host(data), padding: None }
+    }
+
+    /// The same, to be filled up so.
+    #[must_use]
+    pub fn padded_by(self, rule: Arc<PadRule>) -> Self {
+        Self { padding: Some(rule), ..self }
     }
 
     /// The elements in host memory; empty for a value that stays on its device.

@@ -137,7 +137,7 @@ impl Oven<'_> {
     fn run(&self, trial: &Trial) -> Result<Option<Duration>> {
         let checked = check::call(&self.live.binding, trial.inputs.clone())?;
         let Some((output, took)) = self.call(checked.call, checked.batch, 1)? else { return Ok(None) };
-        outputs::name(&self.live.binding, output, &[], checked.batch)?;
+        outputs::name(&self.live.binding, output, &[], checked.batch, &checked.lengths)?;
         Ok(Some(took))
     }
 

@@ -8,13 +8,15 @@ use super::*;
 use crate::{
     DataType,
     fixtures::{config, named},
+    padding::Lengths,
     value::{Arg, Tensor},
 };
 
 fn checked(rows: i64) -> Checked {
     let data = Bytes::from(vec![0; 16 * rows as usize]);
     let tensor = Tensor::host(DataType::Fp32, vec![rows, 4], data);
-    Checked { call: Call { arguments: vec![Arg::Tensor(tensor)] }, batch: Some(rows) }
+    let call = Call { arguments: vec![Arg::Tensor(tensor)] };
+    Checked { call, batch: Some(rows), lengths: Lengths::default() }
 }
 
 /// What is found when a run costs `cost` microseconds.

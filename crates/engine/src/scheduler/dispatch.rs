@@ -207,10 +207,10 @@ impl<W: Work> Scheduler<W> {
             let choice = costs.best(size, &Room { cores: 1, all_cores: 1, ..room });
             let limit = exactly.unwrap_or(choice.rows);
             let takes = costs.estimate(size, limit, threads);
-            return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes, size };
+            return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes };
         }
         if let Some(takes) = quick {
-            return Plan::Run { limit: policy.max_rows, threads: 1, cores: 1, takes: Some(takes), size };
+            return Plan::Run { limit: policy.max_rows, threads: 1, cores: 1, takes: Some(takes) };
         }
         let Choice { rows, threads, takes, rate } = costs.next(size, &room, now);
         if free < all && self.devices.runs(device) == running[placement] {
@@ -221,7 +221,7 @@ impl<W: Work> Scheduler<W> {
             }
         }
         let limit = exactly.unwrap_or(rows);
-        Plan::Run { limit, threads, cores: threads, takes, size }
+        Plan::Run { limit, threads, cores: threads, takes }
     }
 
     /// Binds a batch to an idle worker of the placement's device; `None` when nothing of it is wanted.
@@ -232,7 +232,7 @@ impl<W: Work> Scheduler<W> {
         plan: &Plan,
         now: Instant,
     ) -> Option<Dispatch<W>> {
-        let &Plan::Run { limit, threads, cores, takes, size } = plan else { return None };
+        let &Plan::Run { limit, threads, cores, takes } = plan else { return None };
         let state = self.models.get_mut(&model)?;
         let late = now + Duration::from_secs_f64(takes.unwrap_or(0.0).min(3600.0) * MARGIN);
         let before = state.queue.bytes();
@@ -253,6 +253,8 @@ impl<W: Work> Scheduler<W> {
         state.served += charged * share;
         state.running[placement] += 1;
         let rows = batch.iter().map(Work::rows).sum();
+        // Shorter ones are filled up to the size of the largest.
+        let size = batch.iter().map(Work::size).max().unwrap_or(0);
         let run = Run { model, size, rows, threads, cores, charged, share, crowded: false };
         let device = state.policy.placements[placement].device;
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Work;
+use super::{Company, Work};
 
 /// How requests of one priority wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) struct Head {
     pub(super) rows: usize,
     /// When the oldest of all came.
     pub(super) since: Instant,
-    /// The size of one row of the first: a power of two of bytes.
+    /// The size of one row of the largest of these: a power of two of bytes.
     pub(super) size: u8,
     /// How many threads it asks for.
     pub(super) threads: Option<usize>,
@@ -202,21 +202,24 @@ impl<W: Work> Queue<W> {
     pub(super) fn head(&self, limit: usize) -> Option<Head> {
         let mut all = self.waiting().map(|waiting| &waiting.work);
         let first = all.next()?;
-        let mut rows = first.rows();
+        let (mut rows, mut size) = (first.rows(), first.size());
         if first.joins() {
+            let mut company = Company::default();
+            first.joins_company(&mut company);
             for work in all.take(LOOK) {
                 if rows >= limit {
                     break;
                 }
-                if rows + work.rows() <= limit && joins(first, work) {
+                if rows + work.rows() <= limit && joins(first, work) && work.joins_company(&mut company) {
                     rows += work.rows();
+                    size = size.max(work.size());
                 }
             }
         }
         // The oldest of each priority is its first.
         let queues = self.lines.iter().flat_map(|line| [&line.queue, &line.delayed]).chain([&self.again]);
         let since = queues.filter_map(|queue| queue.front()).map(|waiting| waiting.since).min()?;
-        Some(Head { rows, since, size: first.size(), threads: first.threads() })
+        Some(Head { rows, since, size, threads: first.threads() })
     }
 
     /// Takes the first and, up to `limit` rows, those that may run together with it. Left out are those
@@ -230,7 +233,9 @@ impl<W: Work> Queue<W> {
         dead: &mut Vec<(W, Fate)>,
     ) -> Vec<W> {
         let before = dead.len();
-        let mut taken = Taken { limit, now, late, rows: 0, looked: 0, batch: Vec::new(), doomed: Vec::new() };
+        let company = Company::default();
+        let (batch, doomed) = (Vec::new(), Vec::new());
+        let mut taken = Taken { limit, now, late, rows: 0, looked: 0, company, batch, doomed };
         taken.take_from(&mut self.again, dead);
         for line in &mut self.lines {
             taken.take_from(&mut line.queue, dead);
@@ -276,6 +281,7 @@ struct Taken<W> {
     late: Instant,
     rows: usize,
     looked: usize,
+    company: Company,
     batch: Vec<W>,
     doomed: Vec<W>,
 }
@@ -288,9 +294,11 @@ impl<W: Work> Taken<W> {
             if self.rows >= self.limit || self.looked >= LOOK || first.is_some_and(|first| !first.joins()) {
                 return;
             }
-            let fits = first.is_none_or(|first| self.rows + work.rows() <= self.limit && joins(first, work));
             let (is_unwanted, is_late) =
                 (unwanted(work, self.now), work.deadline().is_some_and(|deadline| deadline < self.late));
+            let fits = first.is_none_or(|first| self.rows + work.rows() <= self.limit && joins(first, work))
+                // Of no company is who does not run.
+                && (is_unwanted || is_late || work.joins_company(&mut self.company));
             if !fits && !is_unwanted {
                 index += 1;
                 self.looked += 1;
@@ -336,3 +344,7 @@ fn unwanted(work: &impl Work, now: Instant) -> bool {
 pub(super) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;
