@@ -107,6 +107,10 @@ pub(crate) fn model_config(live: &LiveVersion) -> pb::ModelConfig {
     if shown.input.is_empty() {
         shown.input = inputs(live, config);
     }
+    // A mask is optional without being told so.
+    for (shown, input) in shown.input.iter_mut().zip(&config.inputs) {
+        shown.optional = input.optional;
+    }
     if shown.output.is_empty() {
         shown.output = outputs(live, config);
     }

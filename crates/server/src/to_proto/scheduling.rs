@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use sconce_proto::inference::{self as pb, model_config::SchedulingChoice};
-use sconce_repository::{Batching, ModelConfig, OnTimeout, QueuePolicy, Queueing};
+use sconce_repository::{Batching, ModelConfig, OnTimeout, Padding, QueuePolicy, Queueing};
 
 /// Shows what is in force; what a file in Triton's format says stands there already.
 pub(super) fn show(config: &ModelConfig, shown: &mut pb::ModelConfig) {
@@ -82,7 +82,23 @@ fn parameters(config: &ModelConfig) -> Vec<(&'static str, String)> {
     if config.weight > NonZeroU32::MIN {
         parameters.push(("WEIGHT", config.weight.to_string()));
     }
+    parameters.extend(padding(config));
     parameters
+}
+
+/// How requests of different lengths are joined.
+fn padding(config: &ModelConfig) -> impl Iterator<Item = (&'static str, String)> {
+    let mut lists = [("PAD", Vec::new()), ("MASK", Vec::new()), ("UNPAD", Vec::new())];
+    for tensor in config.inputs.iter().chain(&config.outputs) {
+        let (list, value) = match &tensor.padding {
+            None => continue,
+            Some(Padding::Fill(filler)) => (0, filler.to_string()),
+            Some(Padding::MaskOf(input)) => (1, input.clone()),
+            Some(Padding::CutTo(input)) => (2, input.clone()),
+        };
+        lists[list].1.push(format!("{}={value}", tensor.name));
+    }
+    lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(key, list)| (key, list.join(",")))
 }
 
 #[cfg(test)]
@@ -133,6 +149,22 @@ mod tests {
         assert_eq!(dynamic, Some(written));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let expected = [pair("ALLOWED_SIZES", "2,8"), pair("LATENCY_TARGET", "50ms"), pair("WEIGHT", "3")];
+        assert_eq!(parameters, expected);
+    }
+
+    #[test]
+    fn padding_is_shown_as_it_can_be_written() {
+        let text = r#"{"max_batch_size": 8,
+            "input": [{"name": "ids", "data_type": "TYPE_INT64", "dims": [-1]},
+                {"name": "scores", "data_type": "TYPE_FP16", "dims": [-1]},
+                {"name": "mask", "data_type": "TYPE_BOOL", "dims": [-1]}],
+            "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 3]}],
+            "parameters": {"PAD": {"string_value": "scores = -0.5, ids=7"}, "MASK": {"string_value": "mask=ids"},
+                "UNPAD": {"string_value": "y=ids"}}}"#;
+        let config = ModelConfig::from_json(text, Path::new("m"), "m").expect("a configuration");
+        let (_, parameters) = shown(&config);
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let expected = [pair("MASK", "mask=ids"), pair("PAD", "ids=7,scores=-0.5"), pair("UNPAD", "y=ids")];
         assert_eq!(parameters, expected);
     }
 
