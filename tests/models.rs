@@ -5,6 +5,7 @@ mod arguments;
 mod faults;
 mod names;
 mod outputs;
+mod padding;
 mod running;
 mod shapes;
 mod stateful;

@@ -11,6 +11,7 @@
 //! fail MESSAGE            every run throws
 //! panic                   every run panics
 //! poison NUMBER           a run throws that has this FP32 in a tensor
+//! stall NUMBER            a run waits at the gate that has this FP32 in a tensor
 //! lose NUMBER             with this FP32 in a tensor the device is lost
 //! gate                    every run waits for `Fake::open_gate`
 //! load delay MILLISECONDS loading takes that long
@@ -280,6 +281,7 @@ struct Script {
     load_fail: Option<String>,
     load_gate: bool,
     poison: Option<f32>,
+    stall: Option<f32>,
     lose: Option<f32>,
 }
 
@@ -307,6 +309,7 @@ impl Script {
                 "fail" => script.fail = Some(rest.to_owned()),
                 "panic" => script.panic = true,
                 "poison" => script.poison = Some(number(line, rest)?),
+                "stall" => script.stall = Some(number(line, rest)?),
                 "lose" => script.lose = Some(number(line, rest)?),
                 "gate" => script.gate = true,
                 _ => return Err(format!("`{line}` is no line of a scripted model")),
@@ -386,7 +389,7 @@ impl Module for FakeModule {
 impl Runner for FakeModule {
     fn run(&mut self, call: Call, done: Done) {
         let running = self.stage.enter(self.device, &call);
-        if self.script.gate {
+        if self.script.gate || self.script.stall.is_some_and(|number| holds(&call, number)) {
             self.stage.wait_until(|seen| seen.gate_open);
         }
         thread::sleep(self.script.delay);

@@ -7,7 +7,7 @@
 //! - [`backend`]: the boundary with libtorch or any other runtime
 //! - [`binding`]: names on the wire to arguments of `forward`, and its outputs back to names
 //! - [`check`]: one request against one binding
-//! - `batch`: several calls as one
+//! - `batch`: several calls as one; [`padding`]: calls of different lengths
 //! - [`reply`]: where answers go; `ordering`: in which order they leave
 //! - [`examples`]: which shapes a version has served
 //! - [`scheduler`]: which requests run next and where; a pure state machine

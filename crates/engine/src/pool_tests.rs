@@ -258,3 +258,22 @@ async fn a_lone_run_has_all_cores_and_runs_side_by_side_share_them() {
         house.fake.threads()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_model_waits_for_a_run_that_stalls_only_for_a_moment() {
+    let house = House::new(2, 0);
+    let model = house.model("stall 13", batched(), &[(0, 2)]);
+    for sent in 0..50 {
+        model.infer(rows(&[100.0 + sent as f32])).await.unwrap();
+    }
+    let stalls = tokio::spawn({
+        let model = Arc::clone(&model);
+        async move { values(model.infer(rows(&[13.0])).await) }
+    });
+    house.fake.wait_started(51);
+    // Neither is the stall over nor is it taken for a run that hangs.
+    assert_eq!(values(model.infer(rows(&[1.0])).await), [1.0]);
+    assert!(!stalls.is_finished());
+    house.fake.open_gate();
+    assert_eq!(stalls.await.unwrap(), [13.0]);
+}

@@ -88,6 +88,10 @@ const UNKNOWN: f64 = 0.001;
 /// would be answered just too late.
 const MARGIN: f64 = 1.25;
 
+/// A model waits for its own run this much longer than three times as long as such a run takes: it may be one
+/// that does not end.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// Going on with few threads has to be this much worse for a model to wait for its other runs to end.
 const WORTH_HOLDING: f64 = 1.08;
 

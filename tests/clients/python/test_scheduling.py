@@ -39,7 +39,7 @@ def setUpModule():
         raise unittest.SkipTest("these have a server of their own, see tests/clients.rs")
 
 
-def config(batching: dict, count: int) -> str:
+def config(batching: dict, count: int, parameters: dict) -> str:
     def described(name, dims):
         return {"name": name, "data_type": "TYPE_FP32", "dims": dims}
 
@@ -51,7 +51,9 @@ def config(batching: dict, count: int) -> str:
             "output": [described("size", [1]), described("turn", [1])],
             "instance_group": [{"kind": "KIND_CPU", "count": count}],
             # The gate is closed while the model is loaded.
-            "parameters": {"WARMUP": {"string_value": "off"}},
+            "parameters": {
+                key: {"string_value": value} for key, value in {"WARMUP": "off", **parameters}.items()
+            },
             "dynamic_batching": batching,
         }
     )
@@ -64,13 +66,13 @@ class Scheduled(Case):
         super().setUp()
         self.gates = Path(os.environ["SCONCE_GATES"])
 
-    def load(self, batching: dict, count: int = 1):
+    def load(self, batching: dict, count: int = 1, **parameters: str):
         """Loads a probe with a gate of its own; the test goes on with this one."""
         self.scope = next(SCOPES)
         self.model = f"probe{self.scope}"
         self.answers = queue.Queue()
         files = {"file:1/model.pt": Path(os.environ["SCONCE_PROBE"]).read_bytes()}
-        self.client.load_model(self.model, config=config(batching, count), files=files)
+        self.client.load_model(self.model, config=config(batching, count, parameters), files=files)
         self.addCleanup(self.client.unload_model, self.model)
         self.addCleanup(self.open, self.scope)
 
@@ -280,6 +282,19 @@ class Batches(Scheduled):
         for name, (size, turn) in answers.items():
             together = [other for other, (_, of) in answers.items() if of == turn]
             self.assertEqual(size, len(together), name)
+
+    def test_shapes_mix_where_the_shorter_ones_are_filled_up(self):
+        # Triton never does: its issue 3395.
+        batching = {"preferred_batch_size": [4], "default_queue_policy": {"max_queue_size": 4}}
+        self.load(batching, PAD="x=0")
+        self.hold(rows=4)
+        for number in range(5):
+            self.send(str(number), width=2 + number % 3)
+        self.next_refused(RESOURCE_EXHAUSTED, FULL)
+        self.open()
+        answers = self.answered(5)
+        self.assertEqual(answers.pop("hold"), (4, 1))
+        self.assertEqual(set(answers.values()), {(4, 2)})
 
     def test_answers_keep_the_order_of_requests_only_where_that_is_asked_for(self):
         for ordered in [False, True]:

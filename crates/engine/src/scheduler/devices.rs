@@ -1,8 +1,11 @@
 //! Devices, their workers and cores, and which of them are in use.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use super::ModelKey;
@@ -58,6 +61,7 @@ pub(super) struct Run {
     pub(super) cores: usize,
     /// Seconds that the model has been charged for it.
     pub(super) charged: f64,
+    pub(super) began: Instant,
     /// What a second of it counts: cores over weight.
     pub(super) share: f64,
     /// For a part of its time there were more threads than cores, so that its time says nothing of others.
@@ -154,6 +158,13 @@ impl Devices {
 
     pub(super) fn in_flight(&self, device: usize) -> usize {
         self.devices[device].in_flight.load(Ordering::Relaxed)
+    }
+
+    /// When the last run of the model on the device has begun, of those that are on.
+    pub(super) fn last_begun(&self, device: usize, model: ModelKey) -> Option<Instant> {
+        let here = self.workers.iter().filter(|worker| worker.device == device && !worker.replaced);
+        let runs = here.filter_map(|worker| worker.run.as_ref()).filter(|run| run.model == model);
+        runs.map(|run| run.began).max()
     }
 
     /// Runs that are on the device and expected to end.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    AT_ONCE, BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, Plan,
-    Policy, QUICK, Queue, Ready, Room, Run, SELDOM, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest, ready,
+    AT_ONCE, BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, PATIENCE,
+    Plan, Policy, QUICK, Queue, Ready, Room, Run, SELDOM, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest,
+    ready,
 };
 
 /// Whose turn it is: traffic before background work, then by the service that it has had.
@@ -180,8 +181,15 @@ impl<W: Work> Scheduler<W> {
         let ModelState { policy, queue, costs, pace, running, .. } = state;
         // Looked at first, because it costs next to nothing and is most of what happens to quick models.
         let quick = quick(policy, queue, costs);
-        if quick.is_some() && running[placement] > 0 {
-            return Plan::Wait(None);
+        let device = policy.placements[placement].device;
+        let patience = |takes: f64| {
+            let begun = self.devices.last_begun(device, model)?;
+            begun.checked_add(PATIENCE + Duration::from_secs_f64(takes.min(3600.0)) * 3)
+        };
+        if let Some(until) = quick.and_then(patience)
+            && until > now
+        {
+            return Plan::Wait(Some(until));
         }
         let Some(head) = queue.head(policy.max_rows) else { return Plan::Wait(None) };
         let exactly = match ready(policy, &head, pace, costs, now) {
@@ -190,7 +198,6 @@ impl<W: Work> Scheduler<W> {
         };
         let Head { size, .. } = head;
         let place = &policy.placements[placement];
-        let device = place.device;
         let (free, all) = (self.devices.free_cores(device), self.devices.cores(device));
         let runs = (place.limit - running[placement]).min(self.devices.idle(device));
         let room = Room {
@@ -215,9 +222,14 @@ impl<W: Work> Scheduler<W> {
         let Choice { rows, threads, takes, rate } = costs.next(size, &room, now);
         if free < all && self.devices.runs(device) == running[placement] {
             let whole = costs.best(size, &Room { cores: all, runs: runs + running[placement], ..room });
-            // Its own runs are all that is in the way of a better one, and they end.
-            if whole.threads > free && whole.rate > rate * WORTH_HOLDING * all as f64 / free as f64 {
-                return Plan::Wait(None);
+            // Its own runs are all that is in the way of a better one, and they end, as far as is known.
+            let better = whole.rate > rate * WORTH_HOLDING * all as f64 / free as f64;
+            if whole.threads > free
+                && better
+                && let Some(until) = whole.takes.and_then(patience)
+                && until > now
+            {
+                return Plan::Wait(Some(until));
             }
         }
         let limit = exactly.unwrap_or(rows);
@@ -255,7 +267,7 @@ impl<W: Work> Scheduler<W> {
         let rows = batch.iter().map(Work::rows).sum();
         // Shorter ones are filled up to the size of the largest.
         let size = batch.iter().map(Work::size).max().unwrap_or(0);
-        let run = Run { model, size, rows, threads, cores, charged, share, crowded: false };
+        let run = Run { model, size, rows, threads, cores, charged, began: now, share, crowded: false };
         let device = state.policy.placements[placement].device;
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
         Some(Dispatch { worker, device, model, batch, in_flight, threads, here: false })

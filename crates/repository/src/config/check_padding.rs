@@ -59,6 +59,7 @@ pub(super) fn apply(
     for (index, of) in masks {
         let key = place(words.inputs, index, words.mask_of);
         check_follows(&inputs[index], "input", &of, inputs, &key, words)?;
+        check_mask_size(&inputs[index], &of, inputs, &key)?;
         // The server makes it where it is not sent.
         inputs[index].optional = true;
         inputs[index].padding = Some(Padding::MaskOf(of));
@@ -120,6 +121,21 @@ fn check_follows(
         ));
     }
     Ok(())
+}
+
+/// What the server makes for a request must not be much larger than the request.
+fn check_mask_size(mask: &TensorConfig, of: &str, inputs: &[TensorConfig], key: &str) -> Result<(), Fault> {
+    let elements = |tensor: &TensorConfig| -> i64 { tensor.dims.iter().filter(|dim| **dim != -1).product() };
+    let Some(input) = inputs.iter().find(|input| input.name == of) else { return Ok(()) };
+    if elements(mask) <= elements(input) {
+        return Ok(());
+    }
+    let (name, shown) = (one_line(&mask.name), one_line(of));
+    let message = format!(
+        "input '{name}' would have more elements than input '{shown}', whose mask it is: write 1 for dimensions that \
+         only have to be there"
+    );
+    Err(Fault::at(key, message))
 }
 
 fn variable(dims: &[i64]) -> usize {

@@ -124,6 +124,11 @@ fn shapes_must_have_something_to_fill_up_and_the_same_of_it() {
         two.contains("input 'mask' has 2 variable dimensions (-1) and that of input 'ids' has 1"),
         "{two}"
     );
+    let large = config(batch, "[-1, 8]", "[16, -1]").expect_err("large");
+    assert!(
+        large.contains("inputs[1].mask_of: input 'mask' would have more elements than input 'ids'"),
+        "{large}"
+    );
     let single = config("", "[-1]", "[-1]").expect_err("no batch dimension");
     assert!(single.contains("inputs[0].pad: max_batch_size is 0"), "{single}");
 }

@@ -171,13 +171,12 @@ fn any_model() -> impl Strategy<Value = ModelConfig> {
 fn to_yaml(config: &ModelConfig) -> String {
     let tensor = |tensor: &TensorConfig, is_input: bool| {
         let mut fields = serde_json::json!({
-            "name": tensor.name,
-            "dtype": tensor.data_type.name(),
+            "name": tensor.name, "dtype": tensor.data_type.name(),
             "shape": tensor.dims,
             "reshape": tensor.reshape,
         });
         if is_input {
-            fields["optional"] = tensor.optional.into();
+            fields["optional"] = padding::says_optional(tensor).into();
         } else if let Some(labels) = &tensor.labels {
             fields["labels"] = labels.file.clone().into();
         }
@@ -188,8 +187,8 @@ fn to_yaml(config: &ModelConfig) -> String {
         VersionPolicy::All => serde_json::json!("all"),
         VersionPolicy::Latest(count) => serde_json::json!({ "latest": count }),
         VersionPolicy::Specific(versions) => {
-            let numbers: Vec<u64> = versions.iter().map(|version| version.get()).collect();
-            serde_json::json!({ "specific": numbers })
+            let numbers = versions.iter().map(|version| version.get());
+            serde_json::json!({ "specific": numbers.collect::<Vec<_>>() })
         }
     };
     let group = |group: &InstanceGroup| {
@@ -257,8 +256,7 @@ fn to_pbtxt(config: &ModelConfig) -> String {
             if let Some(shape) = &tensor.reshape {
                 write!(text, " reshape {{ shape: {shape:?} }}").unwrap();
             }
-            // A mask is optional without being told so.
-            if tensor.optional && !matches!(tensor.padding, Some(Padding::MaskOf(_))) {
+            if padding::says_optional(tensor) {
                 text.push_str(" optional: true");
             }
             if let Some(labels) = &tensor.labels {

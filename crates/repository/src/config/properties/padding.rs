@@ -54,8 +54,9 @@ pub(super) fn padded((numbers, follow): &Seed, mut config: ModelConfig) -> Model
         fits && is_plain(&tensor.name) && tensor.padding.is_none()
     };
     let name = &padded.name;
+    let fixed = |tensor: &TensorConfig| -> i64 { tensor.dims.iter().filter(|dim| **dim != -1).product() };
     for (input, follow) in config.inputs.iter_mut().zip(follow) {
-        if *follow && follows(input) {
+        if *follow && follows(input) && fixed(input) <= fixed(&padded) {
             input.optional = true;
             input.padding = Some(Padding::MaskOf(name.clone()));
         }
@@ -68,6 +69,11 @@ pub(super) fn padded((numbers, follow): &Seed, mut config: ModelConfig) -> Model
     config
 }
 
+/// Whether it is written: a mask is optional without being told so.
+pub(super) fn says_optional(tensor: &TensorConfig) -> bool {
+    tensor.optional && !matches!(tensor.padding, Some(Padding::MaskOf(_)))
+}
+
 /// The fields of a tensor for `config.yaml`.
 pub(super) fn to_yaml(tensor: &TensorConfig, fields: &mut serde_json::Value) {
     match &tensor.padding {
@@ -77,8 +83,6 @@ pub(super) fn to_yaml(tensor: &TensorConfig, fields: &mut serde_json::Value) {
         }
         Some(Padding::MaskOf(of)) => {
             fields["mask_of"] = of.clone().into();
-            // Without being told so.
-            fields["optional"] = false.into();
         }
         Some(Padding::CutTo(of)) => fields["unpad"] = of.clone().into(),
     }
