@@ -17,6 +17,8 @@
 //! of them.
 
 mod batching;
+#[cfg(test)]
+mod conservation;
 mod cost;
 mod devices;
 mod dispatch;

@@ -143,12 +143,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
     if let Some(address) = http {
-        info!("health on http://{}/health/ready", address.local_addr()?);
-        let recorded = metrics::start()?;
-        tokio::spawn(metrics::keep_up(recorded.clone()));
-        let (table, pool) = (Arc::clone(&table), pool.clone());
-        let state = admin::Admin { table, pool, recorded };
-        tokio::spawn(admin::serve(address, state, stopped.clone()));
+        start_http(address, &table, &pool, stopped.clone())?;
     }
     tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
     let mode = settings.mode.clone();
@@ -199,6 +194,21 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 /// (quotas of cgroups v1 and v2, also of those above) if that is less, rounded down, and at least one.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// Serves health, models and metrics over HTTP.
+fn start_http(
+    address: TcpListener,
+    table: &Arc<Table>,
+    pool: &Pool,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    info!("health on http://{}/health/ready", address.local_addr()?);
+    let recorded = metrics::start()?;
+    tokio::spawn(metrics::keep_up(recorded.clone()));
+    let admin = admin::Admin { table: Arc::clone(table), pool: pool.clone(), recorded };
+    tokio::spawn(admin::serve(address, admin, stopped));
+    Ok(())
 }
 
 /// Starts as many workers as the flags or the cores say.
