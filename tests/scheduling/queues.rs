@@ -35,7 +35,7 @@ fn sent(parameters: &[(&str, ParameterChoice)], elements: usize) -> ModelInferRe
 /// One worker, which the first request keeps for ever.
 struct Held {
     _repo: Repo,
-    _server: Server,
+    server: Server,
     connection: Raw,
     waiting: JoinSet<Status>,
 }
@@ -45,13 +45,22 @@ impl Held {
         let repo = gated(queue);
         let server = Server::start_with(repo.path(), &[&["--cpu-workers", "1"], arguments].concat());
         let connection = Raw::connect(&server).await;
-        Self { _repo: repo, _server: server, connection, waiting: JoinSet::new() }
+        Self { _repo: repo, server, connection, waiting: JoinSet::new() }
     }
 
     async fn send(&mut self, request: &ModelInferRequest) {
         let mut open = self.connection.begin("ModelInfer", &[]).await.expect("a stream");
         open.body.send_data(framed(&request.encode_to_vec()).into(), true).expect("a body");
         self.waiting.spawn(async { open.finish().await.status() });
+    }
+
+    /// Waits until the first request keeps the worker: streams of a connection may overtake each other.
+    async fn is_busy(&self) {
+        let begin = std::time::Instant::now();
+        while !self.server.get("/models/gated").1.contains("\"running\": 1") {
+            assert!(begin.elapsed() < PATIENCE, "{}", self.server.log());
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The next answer: the gate never opens, so each is a refusal.
@@ -122,9 +131,9 @@ async fn what_waits_longer_than_it_may_is_told_while_the_worker_is_busy() {
 #[tokio::test]
 async fn a_request_says_how_long_it_waits_where_it_may() {
     let mut held = Held::start("queue: {allow_timeout_override: true}\n", &[]).await;
-    for _ in 0..2 {
-        held.send(&sent(&[], 1)).await;
-    }
+    held.send(&sent(&[], 1)).await;
+    held.is_busy().await;
+    held.send(&sent(&[], 1)).await;
     for choice in [Int64Param(20_000), Uint64Param(20_000)] {
         held.send(&sent(&[("timeout", choice)], 1)).await;
         held.refused(Code::DeadlineExceeded, &["Request timeout expired: "]).await;

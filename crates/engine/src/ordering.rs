@@ -45,7 +45,8 @@ impl Gate {
 
     fn leave(&self, number: u64, answer: Option<Held>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.held.insert(number, answer);
+        // An answer that nobody waits for is not kept until its turn comes.
+        state.held.insert(number, answer.filter(|(reply, ..)| !reply.is_closed()));
         // Sent under the lock: two threads that answer at once would overtake each other.
         while let Some(answer) = {
             let due = state.due;

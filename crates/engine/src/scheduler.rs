@@ -158,8 +158,10 @@ struct ModelState<W> {
     queue: Queue<W>,
     /// Runs per placement.
     running: Vec<usize>,
-    /// How much service the model has had, in seconds by weight; the least served is next.
-    served: f64,
+    /// How much service the model has had at each placement, in seconds by weight; the least served is next.
+    served: Vec<f64>,
+    /// Its requests cannot be run together, whatever its configuration says.
+    unjoinable: bool,
     costs: Costs,
     pace: Pace,
 }
@@ -174,9 +176,9 @@ pub struct Scheduler<W> {
     next_key: u64,
     /// Where the search among equal devices begins.
     turn: usize,
-    /// The service at which the last dispatch began: a model that was idle starts from here, not from its
-    /// past.
-    served: f64,
+    /// For each device the service at which its last dispatch began: a model that was idle starts from here,
+    /// not from its past.
+    served: Vec<f64>,
     queued_bytes: usize,
     most_bytes: usize,
     /// Out of the queues without having run, and not yet answered.
@@ -208,7 +210,7 @@ impl<W: Work> Scheduler<W> {
             waiting: BTreeSet::new(),
             next_key: 0,
             turn: 0,
-            served: 0.0,
+            served: vec![0.0; devices.len()],
             queued_bytes: 0,
             most_bytes,
             dead: Vec::new(),
@@ -221,8 +223,9 @@ impl<W: Work> Scheduler<W> {
         let state = ModelState {
             queue: Queue::new(&policy.levels, policy.default_priority),
             running: vec![0; policy.placements.len()],
+            served: policy.placements.iter().map(|placement| self.served[placement.device]).collect(),
             policy,
-            served: self.served,
+            unjoinable: false,
             costs: Costs::default(),
             pace: Pace::default(),
         };
@@ -258,7 +261,15 @@ impl<W: Work> Scheduler<W> {
                 }
             }
         }
+        let served = |placement: &Placement| {
+            let old = state.policy.placements.iter().position(|old| old.device == placement.device);
+            old.map_or(self.served[placement.device], |index| state.served[index])
+        };
+        state.served = policy.placements.iter().map(served).collect();
         state.queue.set_levels(&policy.levels, policy.default_priority);
+        if state.unjoinable {
+            policy.never_join();
+        }
         (state.policy, state.running) = (policy, running);
         std::iter::from_fn(|| self.give_to_idle(model, now)).collect()
     }
@@ -333,11 +344,15 @@ impl<W: Work> Scheduler<W> {
         if let Some((device, run)) = self.devices.end(worker)
             && let Some(state) = self.models.get_mut(&run.model)
         {
-            if let Some(index) = state.policy.placements.iter().position(|place| place.device == device) {
+            let index = state.policy.placements.iter().position(|place| place.device == device);
+            if let Some(index) = index {
                 state.running[index] = state.running[index].saturating_sub(1);
             }
-            if let Some(took) = took {
-                state.served += (took.as_secs_f64() - run.charged) * run.share;
+            // A run that was taken for hung had no part of the device since then.
+            if let Some(took) = took.filter(|_| !run.replaced) {
+                if let Some(index) = index {
+                    state.served[index] += (took.as_secs_f64() - run.charged) * run.share;
+                }
                 let tells = !run.crowded || !state.costs.has_seen(run.size, run.rows, run.threads);
                 if state.policy.class == Class::Traffic && tells {
                     state.costs.record(run.size, run.rows, run.threads, took);
@@ -354,7 +369,11 @@ impl<W: Work> Scheduler<W> {
         works: Vec<W>,
         now: Instant,
     ) -> Result<Vec<Dispatch<W>>, Vec<W>> {
+        let healthy = |placement: &Placement| self.devices.is_healthy(placement.device);
         let Some(state) = self.models.get_mut(&model) else { return Err(works) };
+        if !state.policy.placements.iter().any(healthy) {
+            return Err(works);
+        }
         self.queued_bytes += works.iter().map(Work::bytes).sum::<usize>();
         state.queue.push_again(works, now);
         self.waiting.insert(model);
@@ -364,7 +383,8 @@ impl<W: Work> Scheduler<W> {
     /// A model's requests cannot be run together after all.
     pub fn never_join(&mut self, model: ModelKey) {
         if let Some(state) = self.models.get_mut(&model) {
-            state.policy.max_rows = 1;
+            state.unjoinable = true;
+            state.policy.never_join();
         }
     }
 

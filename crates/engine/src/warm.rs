@@ -165,7 +165,16 @@ impl Oven<'_> {
         let Ok(checked) = check::call(&self.live.binding, trial.inputs.clone()) else { return };
         let costing = Costing::new(&self.live.config, &checked, cores);
         costing.measure(
-            |call, rows, threads| self.call(call, rows, threads).ok().flatten().map(|(_, took)| took),
+            |call, rows, threads| {
+                // Beside others it would not get the threads that it asks for.
+                let load = self.registration.pool().status();
+                if threads > 1
+                    && load.iter().any(|status| status.device == self.device && status.cores_used > 0)
+                {
+                    return None;
+                }
+                self.call(call, rows, threads).ok().flatten().map(|(_, took)| took)
+            },
             |size, rows, threads, took| {
                 debug!(model = %quote(&self.live.model), size, rows, threads, "costs {took:?}");
                 self.live.registration().seed(size, rows, threads, took);

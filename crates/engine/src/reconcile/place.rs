@@ -16,7 +16,13 @@ pub(super) fn place(config: &ModelConfig, pool: &Pool) -> Result<Vec<Placement>,
     let devices = pool.devices();
     let gpus = || (0..devices.len()).filter(|&index| devices[index] != Device::Cpu).collect::<Vec<_>>();
     let cpu = || (0..devices.len()).filter(|&index| devices[index] == Device::Cpu).collect::<Vec<_>>();
-    let automatic = || if gpus().is_empty() { cpu() } else { gpus() };
+    // A device that has failed is left out where the choice is the server's, unless none is left.
+    let health: Vec<bool> = pool.status().iter().map(|status| status.healthy).collect();
+    let well = |all: Vec<usize>| {
+        let well: Vec<usize> = all.iter().copied().filter(|index| health[*index]).collect();
+        if well.is_empty() { all } else { well }
+    };
+    let automatic = || if gpus().is_empty() { cpu() } else { well(gpus()) };
     if config.instances.is_empty() {
         let all = |device| Placement { device, limit: pool.workers(device) };
         return Ok(automatic().into_iter().map(all).collect());
@@ -26,7 +32,7 @@ pub(super) fn place(config: &ModelConfig, pool: &Pool) -> Result<Vec<Placement>,
         let chosen = match group.kind {
             InstanceKind::Cpu => cpu(),
             InstanceKind::Auto if group.gpus.is_empty() => automatic(),
-            InstanceKind::Gpu if group.gpus.is_empty() => gpus(),
+            InstanceKind::Gpu if group.gpus.is_empty() => well(gpus()),
             InstanceKind::Auto | InstanceKind::Gpu => {
                 let wanted = |gpu: &u32| {
                     let index = devices.iter().position(|&device| device == Device::Gpu(*gpu));

@@ -43,11 +43,24 @@ pub(super) enum Ready {
 
 /// Decides as Triton's dynamic batcher does where the configuration says how: a preferred size is run when
 /// it is reached, anything else when the oldest request has waited `max_delay`.
-pub(super) fn ready(policy: &Policy, head: &Head, pace: &Pace, costs: &Costs, now: Instant) -> Ready {
+/// Of `backlog` rows some may not be able to join the head: when they may be a batch themselves, they are not
+/// held up by it.
+pub(super) fn ready(
+    policy: &Policy,
+    head: &Head,
+    backlog: usize,
+    pace: &Pace,
+    costs: &Costs,
+    now: Instant,
+) -> Ready {
     let asked = policy.max_delay > Duration::ZERO;
     let all = Ready::Now { exactly: asked.then_some(head.rows) };
     if head.rows >= policy.max_rows && policy.preferred.is_empty() {
         return all;
+    }
+    let enough = policy.preferred.first().copied().unwrap_or(policy.max_rows);
+    if backlog.saturating_sub(head.rows) >= enough {
+        return Ready::Now { exactly: Some(head.rows) };
     }
     if let Some(&size) = policy.preferred.iter().rev().find(|size| **size <= head.rows) {
         return Ready::Now { exactly: Some(size) };

@@ -19,7 +19,7 @@ fn as_triton_does() {
     let ago = |millis| now - Duration::from_millis(millis);
     let at = |policy: &Policy, rows, millis| {
         let head = Head { rows, since: ago(millis), size: 0, threads: None };
-        ready(policy, &head, &Pace::default(), &Costs::default(), now)
+        ready(policy, &head, rows, &Pace::default(), &Costs::default(), now)
     };
     let some = Ready::Now { exactly: None };
     let exactly = |rows| Ready::Now { exactly: Some(rows) };
@@ -35,4 +35,13 @@ fn as_triton_does() {
     assert_eq!(at(&policy(8, 5, &[2, 4]), 1, 0), Ready::At(ago(0) + Duration::from_millis(5)));
     assert_eq!(at(&policy(8, 5, &[2, 4]), 1, 6), exactly(1));
     assert_eq!(at(&policy(8, 0, &[2, 4]), 1, 0), some);
+}
+
+#[test]
+fn a_batch_that_stands_behind_one_that_waits_for_company_sends_it_off() {
+    let (now, policy) = (Instant::now(), policy(8, 5, &[4]));
+    let head = Head { rows: 1, since: now, size: 0, threads: None };
+    let with = |backlog| ready(&policy, &head, backlog, &Pace::default(), &Costs::default(), now);
+    assert!(matches!(with(4), Ready::At(_)));
+    assert_eq!(with(5), Ready::Now { exactly: Some(1) });
 }

@@ -66,6 +66,8 @@ pub(super) struct Run {
     pub(super) share: f64,
     /// For a part of its time there were more threads than cores, so that its time says nothing of others.
     pub(super) crowded: bool,
+    /// It was not expected to end any more.
+    pub(super) replaced: bool,
 }
 
 #[derive(Debug)]
@@ -208,8 +210,9 @@ impl Devices {
     /// A worker's run has ended; on which device it was. `None` where it had none.
     pub(super) fn end(&mut self, worker: WorkerIndex) -> Option<(usize, Run)> {
         let Worker { device, run, replaced } = &mut self.workers[worker];
-        let run = run.take()?;
-        if !std::mem::take(replaced) {
+        let mut run = run.take()?;
+        run.replaced = std::mem::take(replaced);
+        if !run.replaced {
             self.devices[*device].used -= run.cores;
         }
         Some((*device, run))

@@ -34,7 +34,9 @@ impl<W: Work> Scheduler<W> {
         state.queue.push(work, now)?;
         state.pace.arrived(now);
         if was_idle {
-            state.served = state.served.max(self.served);
+            for (placement, served) in state.policy.placements.iter().zip(&mut state.served) {
+                *served = served.max(self.served[placement.device]);
+            }
             self.waiting.insert(model);
         }
         self.wake = earliest(self.wake, state.queue.next_timeout());
@@ -165,7 +167,7 @@ impl<W: Work> Scheduler<W> {
             }
             let background = state.policy.class == Class::Background;
             background_waits |= background;
-            let turn = (u8::from(background != turn_of_background), state.served, model);
+            let turn = (u8::from(background != turn_of_background), state.served[index], model);
             if after.is_none_or(|after| turn > after) && best.is_none_or(|(best, _)| turn < best) {
                 best = Some((turn, index));
             }
@@ -192,7 +194,7 @@ impl<W: Work> Scheduler<W> {
             return Plan::Wait(Some(until));
         }
         let Some(head) = queue.head(policy.max_rows) else { return Plan::Wait(None) };
-        let exactly = match ready(policy, &head, pace, costs, now) {
+        let exactly = match ready(policy, &head, queue.rows(), pace, costs, now) {
             Ready::Now { exactly } => exactly,
             Ready::At(until) => return Plan::Wait(Some(until)),
         };
@@ -258,16 +260,28 @@ impl<W: Work> Scheduler<W> {
         }
         // Background work is served beside the others and is no measure of their turn.
         if state.policy.class == Class::Traffic {
-            self.served = self.served.max(state.served);
+            let served = &mut self.served[state.policy.placements[placement].device];
+            *served = served.max(state.served[placement]);
         }
         let charged = takes.unwrap_or(UNKNOWN);
         let share = cores as f64 / f64::from(state.policy.weight.max(1));
-        state.served += charged * share;
+        state.served[placement] += charged * share;
         state.running[placement] += 1;
         let rows = batch.iter().map(Work::rows).sum();
         // Shorter ones are filled up to the size of the largest.
         let size = batch.iter().map(Work::size).max().unwrap_or(0);
-        let run = Run { model, size, rows, threads, cores, charged, began: now, share, crowded: false };
+        let run = Run {
+            model,
+            size,
+            rows,
+            threads,
+            cores,
+            charged,
+            began: now,
+            share,
+            crowded: false,
+            replaced: false,
+        };
         let device = state.policy.placements[placement].device;
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
         Some(Dispatch { worker, device, model, batch, in_flight, threads, here: false })
@@ -284,6 +298,8 @@ fn quick<W: Work>(policy: &Policy, queue: &Queue<W>, costs: &Costs) -> Option<f6
     }
     let rows = queue.rows();
     let takes = costs.estimate(queue.front()?.size(), rows.min(policy.max_rows), 1)?;
-    let runs = 1 + rows.div_ceil(policy.max_rows);
+    // Where the oldest and the newest cannot run together, hardly any can.
+    let joins = queue.back().is_some_and(|back| queue.front().is_some_and(|front| front.joins_with(back)));
+    let runs = 1 + if joins { rows.div_ceil(policy.max_rows) } else { queue.len() };
     (takes * (runs as f64) < QUICK).then_some(takes)
 }

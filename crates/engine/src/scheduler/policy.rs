@@ -79,6 +79,14 @@ impl Policy {
         }
     }
 
+    /// Every request runs by itself, and waits for no company.
+    pub(super) fn never_join(&mut self) {
+        self.max_rows = 1;
+        self.max_delay = Duration::ZERO;
+        self.preferred.clear();
+        self.latency_target = None;
+    }
+
     /// Of runs that nobody waits for yet, one at a time, each request by itself on one thread unless it
     /// asks for more.
     pub fn background(device: usize) -> Self {

@@ -77,7 +77,7 @@ pub(super) struct Queue<W> {
     rows: usize,
     bytes: usize,
     len: usize,
-    /// No timeout and no deadline passes before this.
+    /// No timeout passes before this.
     quiet_until: Option<Instant>,
 }
 
@@ -196,6 +196,11 @@ impl<W: Work> Queue<W> {
     /// The first of all.
     pub(super) fn front(&self) -> Option<&W> {
         self.waiting().next().map(|waiting| &waiting.work)
+    }
+
+    /// The one that came last of those of the lowest priority.
+    pub(super) fn back(&self) -> Option<&W> {
+        self.lines.iter().rev().find_map(|line| line.queue.back()).map(|waiting| &waiting.work)
     }
 
     /// What could be run next, of at most `limit` rows; `None` when nothing waits.
