@@ -63,7 +63,7 @@ impl Job {
         match fate {
             Fate::Unwanted => {}
             Fate::Late => {
-                let stage = "would have passed before its answer was there; it was not run";
+                let stage = "before its answer could have been there, so that it was not run";
                 self.fail(Error::DeadlineExceeded { stage });
             }
             Fate::TimedOut { waited } => {

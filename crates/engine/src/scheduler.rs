@@ -303,9 +303,13 @@ impl<W: Work> Scheduler<W> {
         if !state.policy.placements.iter().any(|placement| self.devices.is_healthy(placement.device)) {
             return Err((work, Refusal::NoDevice));
         }
-        if self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes {
+        // One that is larger than all may be together is taken where nothing else waits.
+        let is_too_much = |queued: usize| queued > 0 && queued.saturating_add(work.bytes()) > self.most_bytes;
+        if is_too_much(self.queued_bytes) {
             self.sweep(now);
-            if self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes {
+            let is_too_much =
+                self.queued_bytes > 0 && self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes;
+            if is_too_much {
                 let refusal = Refusal::TooMuch {
                     limit: self.most_bytes,
                     size: work.bytes(),

@@ -182,3 +182,61 @@ proptest! {
         prop_assert_eq!(lives, shown);
     }
 }
+
+/// Found by chance: of two versions that were to take a place only the one passed that needed none.
+#[test]
+fn what_needs_no_room_is_verified_once() {
+    let mut world = World::new(Mode::Watch);
+    for deed in [
+        Deed::Finish(1),
+        Deed::Delete("a", 3),
+        Deed::Write("a", 2, 1),
+        Deed::Look,
+        Deed::Write("b", 4, 76),
+        Deed::Delete("b", 4),
+        Deed::Load("b", None),
+        Deed::Free,
+        Deed::Write("a", 3, 31),
+        Deed::Write("a", 1, 26),
+        Deed::Load("a", None),
+        Deed::Look,
+        Deed::Root(true),
+        Deed::Pass(666),
+        Deed::Look,
+        Deed::Delete("a", 4),
+        Deed::Load("a", None),
+        Deed::Look,
+        Deed::Delete("b", 2),
+        Deed::Delete("a", 3),
+        Deed::Unload("b", Some(2)),
+        Deed::Write("a", 4, 65),
+        Deed::Free,
+        Deed::Look,
+        Deed::Policy("a", 1),
+        Deed::Look,
+        Deed::Free,
+        Deed::Policy("a", 4),
+        Deed::Write("a", 2, 47),
+        Deed::Finish(1),
+        Deed::Write("b", 3, 16),
+        Deed::Load("b", Some(2)),
+        Deed::Delete("b", 2),
+        Deed::Root(true),
+        Deed::Write("a", 3, 69),
+        Deed::Look,
+        Deed::Look,
+        Deed::Delete("b", 1),
+        Deed::Load("a", Some(2)),
+        Deed::Look,
+        Deed::Unload("b", None),
+        Deed::Free,
+        Deed::Pass(1536),
+        Deed::Unload("b", None),
+        Deed::Root(false),
+        Deed::Finish(1),
+    ] {
+        carry_out(&mut world, deed);
+    }
+    world.root_is_there = true;
+    world.quiet();
+}

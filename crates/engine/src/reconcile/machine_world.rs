@@ -301,8 +301,11 @@ impl World {
     pub(super) fn quiet(&mut self) {
         for _ in 0..200 {
             self.look();
+            let mut loads = 0;
             while !self.loading.is_empty() {
                 self.finish(0);
+                loads += 1;
+                assert!(loads < 1000, "it comes to rest");
             }
             while !self.retired.is_empty() {
                 self.free();

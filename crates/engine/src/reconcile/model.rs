@@ -102,6 +102,8 @@ pub(super) struct Model<L> {
     pub(super) fresh: bool,
     /// What served went, so that what is being loaded has room.
     pub(super) made_room: bool,
+    /// What is loaded next takes nobody's place: it has been verified.
+    needs_no_room: bool,
     /// What was wished before the order that is being carried out, for when that fails.
     pub(super) wished: Option<Wish>,
     /// It was named to be loaded at start, and is waited for.
@@ -139,6 +141,7 @@ impl<L: Clone> Model<L> {
             orders: VecDeque::new(),
             fresh: false,
             made_room: false,
+            needs_no_room: false,
             wished: None,
             named: false,
             said: Ok(Vec::new()),
@@ -174,8 +177,10 @@ impl<L: Clone> Model<L> {
     /// something has to go before anything can be loaded.
     pub(super) fn begin(&mut self, id: TaskId, config: &Arc<ModelConfig>, plan: Plan<L>) -> Task<L> {
         let Plan { steps, count, .. } = plan;
-        let only_verify =
-            config.availability == Availability::Replace && !self.victims(&steps, count, |_| true).is_empty();
+        let needs_none = std::mem::take(&mut self.needs_no_room);
+        let only_verify = !needs_none
+            && config.availability == Availability::Replace
+            && !self.victims(&steps, count, |_| true).is_empty();
         let newest = self.serving.values().next_back().map(|serving| serving.live.clone());
         self.work = Work::Task { id, steps: steps.clone(), count, config: Arc::clone(config) };
         Task {
@@ -238,6 +243,9 @@ impl<L: Clone> Model<L> {
         let retired: Vec<_> = victims.into_iter().filter_map(|version| self.retire(version)).collect();
         if !retired.is_empty() {
             (self.work, self.made_room) = (Work::Memory(until), true);
+        } else if !verified.is_empty() {
+            // What needed room did not pass, and the rest needs none: it is not verified again and again.
+            self.needs_no_room = true;
         }
         retired
     }
