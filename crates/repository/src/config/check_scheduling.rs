@@ -118,6 +118,13 @@ fn joined(raw: &RawBatchingFields, max_batch_size: u32, words: &Words) -> Result
             at_most(target, MAX_DELAY, words.latency_target, spelled)
         })
         .transpose()?;
+    if latency_target.is_some() && !max_delay.is_zero() {
+        let message = format!(
+            "it waits for company only while that pays, and {} waits in any case: give one of the two",
+            words.max_delay
+        );
+        return Err(Fault::at(words.latency_target, message));
+    }
 
     let allowed_sizes = sizes(&raw.allowed_sizes, max_batch_size, words.allowed_sizes)?;
     match allowed_sizes.last() {

@@ -64,7 +64,6 @@ fn every_field_of_batching_is_read_and_sizes_are_sorted() {
   preferred_sizes: [16, 8]
   preserve_ordering: true
   allowed_sizes: [1, 32, 4]
-  latency_target: 50ms
 ",
     );
     let expected = Batching {
@@ -72,9 +71,14 @@ fn every_field_of_batching_is_read_and_sizes_are_sorted() {
         preferred_sizes: vec![8, 16],
         preserve_ordering: true,
         allowed_sizes: vec![1, 4, 32],
-        latency_target: Some(millis(50)),
+        latency_target: None,
     };
     assert_eq!(batching, Some(expected));
+    let target = batched("batching: {latency_target: 50ms}").unwrap().latency_target;
+    assert_eq!(target, Some(millis(50)));
+    let both = error("batching: {latency_target: 50ms, max_delay: 1ms}");
+    assert!(both.contains("batching.latency_target: it waits for company only while that pays"), "{both}");
+    assert!(both.ends_with("batching.max_delay waits in any case: give one of the two"), "{both}");
 }
 
 #[test]

@@ -71,7 +71,8 @@ pub(super) fn scheduled(seed: Seed, config: ModelConfig) -> ModelConfig {
             none if none.is_empty() => Vec::new(),
             some => some.into_iter().chain([max]).collect::<BTreeSet<_>>().into_iter().collect(),
         },
-        latency_target: seed.latency_target.map(Duration::from_micros),
+        // Not both.
+        latency_target: seed.latency_target.filter(|_| seed.max_delay == 0).map(Duration::from_micros),
     });
     let mut levels = seed.levels;
     if batching.as_ref().is_some_and(|batching| batching.preserve_ordering) {
