@@ -10,6 +10,7 @@ use crate::{
     raw::{Raw, framed},
 };
 
+mod hanging;
 #[cfg(not(feature = "torch"))]
 mod queues;
 

@@ -142,7 +142,12 @@ async fn what_never_ends_is_cut_at_the_bound() {
     open.body.send_data(framed(&ask("endless", 1.0).encode_to_vec()).into(), true).expect("a body");
     connection.ping().await;
     server.signal("TERM");
-    assert!(open.try_finish().await.is_err(), "there is no answer to give");
+    let answer = open.finish().await.status();
+    assert_eq!(answer.code(), Code::Unavailable, "{answer}");
+    assert!(
+        answer.message().ends_with("the server is shutting down and had no more time to answer"),
+        "{answer}"
+    );
     let status = server.wait();
     assert!(status.success(), "{status}\n{}", server.log());
     server.wait_for("1 connections were still busy after 500ms and have been cut");

@@ -105,11 +105,11 @@ async fn each_priority_has_a_queue_of_its_own() {
     for priority in [Int64Param(2), Uint64Param(0), Int64Param(0), Uint64Param(2), Int64Param(2)] {
         held.send(&sent(&[("priority", priority)], 1)).await;
     }
-    held.refused(Code::ResourceExhausted, &[FULL, "3 requests"]).await;
+    held.refused(Code::ResourceExhausted, &[FULL, "3 requests of priority 2 wait"]).await;
     for _ in 0..2 {
         held.send(&sent(&[("priority", Uint64Param(1))], 1)).await;
     }
-    held.refused(Code::ResourceExhausted, &[FULL, "1 requests"]).await;
+    held.refused(Code::ResourceExhausted, &[FULL, "1 requests of priority 1 wait"]).await;
     held.left(5);
 }
 

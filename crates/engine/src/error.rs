@@ -44,12 +44,17 @@ pub enum Error {
     #[error("{0}")]
     InvalidInput(String),
     /// The model's queue is full. The first words are Triton's.
-    #[error("Exceeds maximum queue size: {limit} requests wait for model '{model}'; retry later")]
+    #[error(
+        "Exceeds maximum queue size: {limit} requests{} wait for model '{model}'; retry later",
+        priority.map(|priority| format!(" of priority {priority}")).unwrap_or_default()
+    )]
     QueueFull {
         /// The model's name.
         model: String,
         /// How many may wait.
         limit: usize,
+        /// The priority, 1 for the highest, where there are several.
+        priority: Option<usize>,
         /// When it is likely that another would be taken, where that is known.
         retry_after: Option<Duration>,
     },

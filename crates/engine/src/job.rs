@@ -51,11 +51,20 @@ impl Job {
         self
     }
 
+    /// Its answer goes without those before it, and holds nobody up.
+    pub(crate) fn out_of_order(self) -> Self {
+        Self { reply: self.reply.leave_order(), ..self }
+    }
+
     /// Tells its caller that the version is gone.
     pub(crate) fn refuse(self) {
+        self.not_ready("it was unloaded before it could answer");
+    }
+
+    /// Tells its caller why the version does not answer.
+    pub(crate) fn not_ready(self, why: &str) {
         let (model, version) = (self.executable.name.to_string(), self.executable.version.to_string());
-        let why = "it was unloaded before it could answer".to_owned();
-        self.fail(Error::NotReady { model, version, why });
+        self.fail(Error::NotReady { model, version, why: why.to_owned() });
     }
 
     /// Tells its caller why it did not run.

@@ -17,7 +17,7 @@ use crate::{
     examples::{Example, Examples},
     ordering::Gate,
     outputs,
-    pool::{Executable, Job, ModelLoad, Pool, Registration, Serving},
+    pool::{Executable, Job, ModelLoad, Pool, Registration, STUCK, Serving},
     reaper::Farewell,
     reply::Reply,
     scheduler::{Placement, Policy, Refusal},
@@ -179,8 +179,7 @@ impl LiveVersion {
     /// Whether every run that it may have at once is on, and none of them is expected to end: it answers
     /// nothing any more.
     pub fn is_stuck(&self) -> bool {
-        let limit: usize = self.executable.placements().iter().map(|placement| placement.limit).sum();
-        self.load().hung >= limit.max(1)
+        self.registration.is_stuck()
     }
 
     /// Starts with what is known of the costs of the version before it.
@@ -263,11 +262,16 @@ impl LiveVersion {
     fn refused(&self, refusal: Refusal) -> Error {
         let model = self.model.to_string();
         match refusal {
-            Refusal::Full { limit, retry_after } => Error::QueueFull { model, limit, retry_after },
+            Refusal::Full { limit, priority, retry_after } => {
+                Error::QueueFull { model, limit, priority, retry_after }
+            }
             Refusal::TooMuch { limit, size, retry_after } => Error::QueuesFull { limit, size, retry_after },
             Refusal::NoDevice => {
                 let message = "none of the devices that it may use is left; see the log".to_owned();
                 Error::DeviceLost { model, message }
+            }
+            Refusal::Stuck => {
+                Error::NotReady { model, version: self.version.to_string(), why: STUCK.to_owned() }
             }
             Refusal::Gone => Error::NotReady {
                 model,

@@ -45,10 +45,12 @@ async fn a_full_queue_is_an_answer() {
     for sent in 1..=QUEUE_LIMIT {
         calls.push(waiting(&model, request(sent as f32)).await);
     }
-    let full = Error::QueueFull { model: "m".to_owned(), limit: QUEUE_LIMIT, retry_after: None };
+    let full =
+        Error::QueueFull { model: "m".to_owned(), limit: QUEUE_LIMIT, priority: None, retry_after: None };
     assert_eq!(model.infer(request(-1.0)).await.unwrap_err(), full);
-    // Whoever leaves makes room.
+    // Whoever leaves makes room: in a queue as long as this one, at the next look.
     drop(calls.pop());
+    house.pool.sweep();
     calls.push(waiting(&model, request(QUEUE_LIMIT as f32)).await);
     house.fake.open_gate();
     for (sent, call) in calls.into_iter().enumerate() {

@@ -7,6 +7,8 @@
 //! - `clock`: the thread that lets time pass for the scheduler, and finds runs that do not end.
 
 mod clock;
+#[cfg(test)]
+mod hanging;
 mod worker;
 
 use std::{
@@ -25,9 +27,12 @@ pub use worker::{RunStatus, WorkerStatus};
 use crate::{
     Error,
     backend::{Backend, Device},
-    scheduler::{Dispatch, ModelKey, Policy, Refusal, Scheduler},
+    scheduler::{DeviceLoad, Dispatch, Kind, ModelKey, Policy, Refusal, Scheduler, most_workers},
 };
 pub use crate::{executable::Executable, job::Job};
+
+/// Why a version that is stuck answers nothing.
+pub const STUCK: &str = "none of the runs that it may have at once ends: they have taken longer than a run is expected to, and hang";
 
 /// Workers per GPU: one computes while another gathers and scatters.
 const WORKERS_PER_GPU: usize = 2;
@@ -124,7 +129,7 @@ impl Pool {
             backend: Arc::clone(backend),
             devices,
             settings,
-            slots: (0..2 * workers).map(|_| Slot::default()).collect(),
+            slots: (0..most_workers(workers)).map(|_| Slot::default()).collect(),
             clock: Clock::default(),
         });
         let mut worker = 0;
@@ -170,23 +175,39 @@ impl Pool {
         self.shared.schedule(Scheduler::sweep);
     }
 
-    /// Whether models can be run: the CPU can, or a GPU where there are any.
+    /// Answers at once all that waits or runs, because the server goes away: how many requests those are.
+    pub fn abandon(&self) -> usize {
+        let mut jobs = self.shared.schedule(|scheduler, _| scheduler.take_all());
+        let running = self.shared.slots.iter().filter_map(|slot| slot.unanswered(|_| true));
+        jobs.extend(running.flat_map(|jobs| jobs.take()));
+        let count = jobs.len();
+        for job in jobs {
+            job.not_ready("the server is shutting down and had no more time to answer");
+        }
+        count
+    }
+
+    /// Whether models can be run: the CPU can, or a GPU where there are any, and not all of its workers hang.
     pub fn is_alive(&self) -> bool {
         let load = lock(&self.shared.scheduler).load();
         let gpus = self.shared.devices.iter().any(|device| matches!(device, Device::Gpu(_)));
         let counts = |device: &Device| !gpus || matches!(device, Device::Gpu(_));
-        self.shared.devices.iter().zip(load).any(|(device, load)| load.healthy && counts(device))
+        self.shared
+            .devices
+            .iter()
+            .zip(load)
+            .any(|(device, load)| load.healthy && load.workers > 0 && counts(device))
     }
 
     /// How many runs are not expected to end.
     pub fn hung(&self) -> usize {
-        self.shared.slots.iter().filter(|slot| slot.is_hung()).count()
+        self.shared.slots.iter().filter(|slot| slot.unanswered(|run| run.hung).is_some()).count()
     }
 
     /// What every device is doing.
     pub fn status(&self) -> Vec<DeviceStatus> {
         let load = lock(&self.shared.scheduler).load();
-        let status = |(index, load): (usize, crate::scheduler::DeviceLoad)| {
+        let status = |(index, load): (usize, DeviceLoad)| {
             let device = self.shared.devices[index];
             DeviceStatus {
                 device,
@@ -263,9 +284,9 @@ impl Registration {
         shared.hand_out(shared.schedule(|scheduler, now| scheduler.set_policy(self.key, policy, now)));
     }
 
-    /// What a run of so many rows has cost, each of a size (a power of two of bytes), on so many threads.
-    pub fn seed(&self, size: u8, rows: usize, threads: usize, took: Duration) {
-        lock(&self.pool.shared.scheduler).seed(self.key, size, rows, threads, took);
+    /// What a run of this kind has cost on a device.
+    pub fn seed(&self, device: usize, kind: Kind, took: Duration) {
+        lock(&self.pool.shared.scheduler).seed(self.key, device, kind, took);
     }
 
     /// Starts with what is known of the costs of another.
@@ -276,10 +297,16 @@ impl Registration {
     /// What it is doing.
     pub fn load(&self) -> ModelLoad {
         let scheduler = lock(&self.pool.shared.scheduler);
-        let (queued, running) = (scheduler.queued(self.key), scheduler.running(self.key));
-        drop(scheduler);
-        let hung = self.pool.shared.slots.iter().filter(|slot| slot.hangs(self.key)).count();
-        ModelLoad { queued, running, hung }
+        ModelLoad {
+            queued: scheduler.queued(self.key),
+            running: scheduler.running(self.key),
+            hung: scheduler.hung(self.key),
+        }
+    }
+
+    /// Whether every run that it may have at once is on, and none of them is expected to end.
+    pub fn is_stuck(&self) -> bool {
+        lock(&self.pool.shared.scheduler).is_stuck(self.key)
     }
 
     /// The pool that it is registered with.
@@ -287,10 +314,15 @@ impl Registration {
         &self.pool
     }
 
-    /// Refuses what waits and whatever comes; runs that have begun are finished.
+    /// Refuses what waits and whatever comes; runs that have begun are finished, and nobody waits any more for
+    /// those that hang.
     fn close(&self) {
-        let left = lock(&self.pool.shared.scheduler).remove_model(self.key);
-        left.into_iter().for_each(Job::refuse);
+        let shared = &self.pool.shared;
+        let left = lock(&shared.scheduler).remove_model(self.key);
+        let hung = shared.slots.iter().filter_map(|slot| {
+            slot.unanswered(|run| run.hung && run.model == self.key).map(|jobs| jobs.take())
+        });
+        left.into_iter().chain(hung.flatten()).for_each(Job::refuse);
     }
 
     /// The same, unless a version that has not been retired answers through it.

@@ -12,23 +12,23 @@ use crate::{
 };
 
 /// A model that takes rows of one FP32 and gives them back, in batches of at most 8.
-fn batched() -> ModelConfig {
+pub(super) fn batched() -> ModelConfig {
     let tensor = || vec![named("x", DataType::Fp32, &[1])];
     ModelConfig { outputs: vec![named("OUTPUT__0", DataType::Fp32, &[1])], ..config(8, tensor(), Vec::new()) }
 }
 
-fn rows(values: &[f32]) -> Request {
+pub(super) fn rows(values: &[f32]) -> Request {
     let shape = [values.len() as i64, 1];
     Request { inputs: vec![input("x", floats(&shape, values))], ..Request::default() }
 }
 
-fn values(answer: crate::Result<Vec<NamedOutput>>) -> Vec<f32> {
+pub(super) fn values(answer: crate::Result<Vec<NamedOutput>>) -> Vec<f32> {
     let tensor = &answer.unwrap()[0].tensor;
     tensor.bytes().chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
 }
 
 /// A version on one worker, which is held up by a first request until the gate opens; and that request.
-async fn held<'a>(house: &House, model: &'a LiveVersion) -> Answer<'a> {
+pub(super) async fn held<'a>(house: &House, model: &'a LiveVersion) -> Answer<'a> {
     let first = waiting(model, rows(&[0.0])).await;
     house.fake.wait_started(1);
     first
@@ -221,24 +221,6 @@ async fn a_device_that_is_lost_takes_no_other_with_it() {
     assert!(house.pool.is_alive());
     both.infer(rows(&[666.0])).await.unwrap_err();
     assert!(!house.pool.is_alive(), "no GPU is left");
-}
-
-#[tokio::test]
-async fn a_run_that_does_not_end_holds_up_nobody_else() {
-    let house = House::with(PoolSettings { hung_after: Duration::from_millis(1), ..PoolSettings::new(1) }, 0);
-    let bad = house.model("gate", batched(), &[(0, 1)]);
-    let good = house.model("", batched(), &[(0, 1)]);
-    let hangs = held(&house, &bad).await;
-    assert_eq!(values(good.infer(rows(&[1.0])).await), [1.0], "another worker has taken its place");
-    assert!(bad.is_stuck() && !good.is_stuck());
-    let workers = &house.pool.status()[0].workers;
-    assert_eq!(workers.len(), 2);
-    assert!(workers[0].running.as_ref().is_some_and(|run| run.hung && &*run.model == "m"));
-    // When it ends after all, it is answered, and all is as before.
-    house.fake.open_gate();
-    assert_eq!(values(hangs.await), [0.0]);
-    assert_eq!(values(bad.infer(rows(&[2.0])).await), [2.0]);
-    assert!(!bad.is_stuck());
 }
 
 #[tokio::test]

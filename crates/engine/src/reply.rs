@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -47,6 +47,14 @@ impl Reply {
         }
     }
 
+    /// Goes without those before it, and holds nobody up.
+    pub(crate) fn leave_order(self) -> Self {
+        match self {
+            Self::Ordered(_, reply) => *reply,
+            other => other,
+        }
+    }
+
     /// Sends the only or last answer, of a run that took so long. One that nobody waits for is dropped.
     pub fn finish(self, answer: Result<Output>, took: Duration) {
         match self {
@@ -58,6 +66,31 @@ impl Reply {
     }
 }
 
+/// The requests of a batch that are not answered yet: some may be before it has been run.
+#[derive(Debug)]
+pub(crate) struct Unanswered(Mutex<Vec<Job>>);
+
+impl Unanswered {
+    pub(crate) fn new(jobs: Vec<Job>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(jobs)))
+    }
+
+    /// Whoever takes them answers them.
+    pub(crate) fn take(&self) -> Vec<Job> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Their answers go without those before them, and hold nobody up.
+    pub(crate) fn leave_order(&self) {
+        let mut jobs = self.lock();
+        *jobs = jobs.drain(..).map(Job::out_of_order).collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Job>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Completes a batch: an answer for each of its requests, exactly once.
 ///
 /// It holds the device's count of requests in flight, so a device that works asynchronously counts as busy
@@ -65,7 +98,7 @@ impl Reply {
 /// and a caller whose request ran alone learns that the worker was lost.
 #[derive(Debug)]
 pub struct Done {
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: Arc<Unanswered>,
     /// Rows that were run: those of the requests, and perhaps some that nobody asked for.
     pub(crate) total: usize,
     pub(crate) model: ModelKey,
@@ -84,7 +117,7 @@ impl Done {
         // Uncounted before the callers wake, so that none of them sees itself still in flight.
         drop(self.in_flight.take());
         let took = self.started.elapsed();
-        let jobs = std::mem::take(&mut self.jobs);
+        let jobs = self.jobs.take();
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
@@ -140,7 +173,7 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         drop(self.in_flight.take());
-        let jobs = std::mem::take(&mut self.jobs);
+        let jobs = self.jobs.take();
         if !jobs.is_empty() {
             self.failed.store(true, Ordering::Relaxed);
         }

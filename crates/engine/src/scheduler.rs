@@ -4,6 +4,7 @@
 //! workers that become free and moments that come go in, dispatches come out. The pool's threads drive it
 //! with the real clock, the simulator with another.
 //!
+//! - `admission`: which requests may wait.
 //! - `queue`: the requests of a model that wait: priorities, timeouts, who may run together.
 //! - `batching`: whether a batch runs now or waits for company.
 //! - `cost`: what runs have cost, and what is best run because of it.
@@ -12,10 +13,12 @@
 //!
 //! Requests wait in their model's one queue and are bound to a device as late as can be: when one
 //! arrives or a worker becomes free, the next batch goes to an idle worker on the eligible device with
-//! the fewest requests in flight, ties rotating. Nothing waits behind a busy worker while another could
-//! take it. Models that compete for a device share its time by weight; background work gives way to all
+//! the fewest requests in flight, ties rotating. Nothing waits while a worker that may run it is idle, but
+//! for company that its configuration asks for, or for a run of its own model that is over soon or would
+//! leave it more cores. Models that compete for a device share its time by weight; background work gives way to all
 //! of them.
 
+mod admission;
 mod batching;
 #[cfg(test)]
 mod conservation;
@@ -32,10 +35,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use admission::Refusal;
+use admission::Sweeps;
 use batching::{Pace, Ready, ready};
 use cost::{Choice, Costs, Room};
-pub use devices::{DeviceLoad, InFlight, WorkerIndex};
-use devices::{Devices, Run};
+pub use devices::{DeviceLoad, InFlight, Substitute, WorkerIndex, most_workers};
+use devices::{Devices, KINDS, Run};
 pub use policy::{Class, Placement, Policy};
 pub use queue::{Fate, Level};
 use queue::{Head, Queue, earliest};
@@ -127,43 +132,46 @@ pub struct Dispatch<W> {
     pub here: bool,
 }
 
-/// Why a request is not taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The model's queue holds as many as it may.
-    Full {
-        /// How many that is.
-        limit: usize,
-        /// When there is likely to be room, where that is known.
-        retry_after: Option<Duration>,
-    },
-    /// All queues together hold as many bytes as they may.
-    TooMuch {
-        /// How many that is.
-        limit: usize,
-        /// How many this request has.
-        size: usize,
-        /// When there is likely to be room, where that is known.
-        retry_after: Option<Duration>,
-    },
-    /// Every device that the model may use has failed.
-    NoDevice,
-    /// The model has been removed.
-    Gone,
+/// What follows from a run that is not expected to end.
+#[derive(Debug)]
+pub struct Hang<W> {
+    /// Who takes the place of its worker.
+    pub substitute: Substitute,
+    /// What waited for the model, if it is stuck now.
+    pub refused: Vec<W>,
+    /// What that one begins with.
+    pub dispatches: Vec<Dispatch<W>>,
+    /// The model has been removed: nobody needs the run any more.
+    pub model_is_gone: bool,
 }
+
+/// What tells runs of a model apart: the size of a row as a power of two of bytes, rows, threads.
+pub type Kind = (u8, usize, usize);
 
 #[derive(Debug)]
 struct ModelState<W> {
     policy: Policy,
     queue: Queue<W>,
-    /// Runs per placement.
-    running: Vec<usize>,
-    /// How much service the model has had at each placement, in seconds by weight; the least served is next.
-    served: Vec<f64>,
+    /// For want of places in the queue.
+    sweeps: Sweeps,
+    /// For each placement.
+    usage: Vec<Usage>,
     /// Its requests cannot be run together, whatever its configuration says.
     unjoinable: bool,
-    costs: Costs,
+    /// For each kind of device.
+    costs: [Costs; KINDS],
     pace: Pace,
+}
+
+/// What a model has of a device.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    /// Its runs.
+    running: usize,
+    /// How many of them are not expected to end.
+    hung: usize,
+    /// How much service it has had, in seconds by weight; the least served is next.
+    served: f64,
 }
 
 /// The state machine. `W` is a request.
@@ -181,6 +189,8 @@ pub struct Scheduler<W> {
     served: Vec<f64>,
     queued_bytes: usize,
     most_bytes: usize,
+    /// For want of bytes.
+    sweeps: Sweeps,
     /// Out of the queues without having run, and not yet answered.
     dead: Vec<(W, Fate)>,
     /// Nothing happens by itself before this.
@@ -213,6 +223,7 @@ impl<W: Work> Scheduler<W> {
             served: vec![0.0; devices.len()],
             queued_bytes: 0,
             most_bytes,
+            sweeps: Sweeps::default(),
             dead: Vec::new(),
             wake: None,
         }
@@ -222,17 +233,27 @@ impl<W: Work> Scheduler<W> {
     pub fn add_model(&mut self, policy: Policy) -> ModelKey {
         let state = ModelState {
             queue: Queue::new(&policy.levels, policy.default_priority),
-            running: vec![0; policy.placements.len()],
-            served: policy.placements.iter().map(|placement| self.served[placement.device]).collect(),
+            sweeps: Sweeps::default(),
+            usage: policy
+                .placements
+                .iter()
+                .map(|placement| Usage { served: self.served[placement.device], ..Usage::default() })
+                .collect(),
             policy,
             unjoinable: false,
-            costs: Costs::default(),
+            costs: Default::default(),
             pace: Pace::default(),
         };
         let key = ModelKey(self.next_key);
         self.next_key += 1;
         self.models.insert(key, state);
         key
+    }
+
+    /// Takes all that waits, of all models.
+    pub fn take_all(&mut self) -> Vec<W> {
+        let waiting: Vec<ModelKey> = self.waiting.iter().copied().collect();
+        waiting.into_iter().flat_map(|model| self.strand(model)).collect()
     }
 
     /// Lets a model go; gives back what still waits. What runs is finished.
@@ -248,36 +269,35 @@ impl<W: Work> Scheduler<W> {
     pub fn set_policy(&mut self, model: ModelKey, policy: &Policy, now: Instant) -> Vec<Dispatch<W>> {
         let Some(state) = self.models.get_mut(&model) else { return Vec::new() };
         let mut policy = policy.clone();
-        let mut running = vec![0; policy.placements.len()];
-        for (old, &count) in
-            state.policy.placements.iter().zip(&state.running).filter(|(_, count)| **count > 0)
-        {
+        let mut usage: Vec<Usage> = policy
+            .placements
+            .iter()
+            .map(|placement| Usage { served: self.served[placement.device], ..Usage::default() })
+            .collect();
+        for (old, &used) in state.policy.placements.iter().zip(&state.usage) {
             match policy.placements.iter().position(|new| new.device == old.device) {
-                Some(index) => running[index] = count,
+                Some(index) => usage[index] = used,
+                None if used.running == 0 => {}
                 // Kept until its runs have ended, so that they count if the device is given back.
                 None => {
                     policy.placements.push(Placement { device: old.device, limit: 0 });
-                    running.push(count);
+                    usage.push(used);
                 }
             }
         }
-        let served = |placement: &Placement| {
-            let old = state.policy.placements.iter().position(|old| old.device == placement.device);
-            old.map_or(self.served[placement.device], |index| state.served[index])
-        };
-        state.served = policy.placements.iter().map(served).collect();
         state.queue.set_levels(&policy.levels, policy.default_priority);
         if state.unjoinable {
             policy.never_join();
         }
-        (state.policy, state.running) = (policy, running);
+        (state.policy, state.usage) = (policy, usage);
         std::iter::from_fn(|| self.give_to_idle(model, now)).collect()
     }
 
-    /// What a run has cost that was not a request's.
-    pub fn seed(&mut self, model: ModelKey, size: u8, rows: usize, threads: usize, took: Duration) {
+    /// What a run on a device has cost that was not a request's.
+    pub fn seed(&mut self, model: ModelKey, device: usize, (size, rows, threads): Kind, took: Duration) {
+        let kind = self.devices.kind(device);
         if let Some(state) = self.models.get_mut(&model) {
-            state.costs.record(size, rows, threads, took);
+            state.costs[kind].record(size, rows, threads, took);
         }
     }
 
@@ -285,50 +305,10 @@ impl<W: Work> Scheduler<W> {
     pub fn inherit(&mut self, from: ModelKey, to: ModelKey) {
         let Some(known) = self.models.get(&from).map(|state| state.costs.clone()) else { return };
         if let Some(state) = self.models.get_mut(&to) {
-            state.costs.inherit(&known);
-        }
-    }
-
-    /// A request arrives. It runs at once if a worker that may run it is idle, else it waits.
-    ///
-    /// # Errors
-    /// With the request, when there is no room for it even after the dead have been swept out.
-    pub fn arrive(
-        &mut self,
-        model: ModelKey,
-        work: W,
-        now: Instant,
-    ) -> Result<Option<Dispatch<W>>, (W, Refusal)> {
-        let Some(state) = self.models.get(&model) else { return Err((work, Refusal::Gone)) };
-        if !state.policy.placements.iter().any(|placement| self.devices.is_healthy(placement.device)) {
-            return Err((work, Refusal::NoDevice));
-        }
-        // One that is larger than all may be together is taken where nothing else waits.
-        let is_too_much = |queued: usize| queued > 0 && queued.saturating_add(work.bytes()) > self.most_bytes;
-        if is_too_much(self.queued_bytes) {
-            self.sweep(now);
-            let is_too_much =
-                self.queued_bytes > 0 && self.queued_bytes.saturating_add(work.bytes()) > self.most_bytes;
-            if is_too_much {
-                let refusal = Refusal::TooMuch {
-                    limit: self.most_bytes,
-                    size: work.bytes(),
-                    retry_after: self.drains_in(model),
-                };
-                return Err((work, refusal));
+            for (costs, known) in state.costs.iter_mut().zip(&known) {
+                costs.inherit(known);
             }
         }
-        if let Err((work, _)) = self.push(model, work, now) {
-            self.sweep_model(model, now);
-            if let Err((work, limit)) = self.push(model, work, now) {
-                return Err((work, Refusal::Full { limit, retry_after: self.drains_in(model) }));
-            }
-        }
-        let mut dispatch = self.give_to_idle(model, now);
-        if let Some(dispatch) = &mut dispatch {
-            dispatch.here = self.is_light(dispatch);
-        }
-        Ok(dispatch)
     }
 
     /// A worker has started, or has nothing more to do with what it last ran.
@@ -349,18 +329,21 @@ impl<W: Work> Scheduler<W> {
             && let Some(state) = self.models.get_mut(&run.model)
         {
             let index = state.policy.placements.iter().position(|place| place.device == device);
-            if let Some(index) = index {
-                state.running[index] = state.running[index].saturating_sub(1);
-            }
+            let usage = index.map(|index| &mut state.usage[index]);
             // A run that was taken for hung had no part of the device since then.
-            if let Some(took) = took.filter(|_| !run.replaced) {
-                if let Some(index) = index {
-                    state.served[index] += (took.as_secs_f64() - run.charged) * run.share;
-                }
-                let tells = !run.crowded || !state.costs.has_seen(run.size, run.rows, run.threads);
-                if state.policy.class == Class::Traffic && tells {
-                    state.costs.record(run.size, run.rows, run.threads, took);
-                }
+            let took = took.filter(|_| !run.hung);
+            if let Some(usage) = usage {
+                usage.running = usage.running.saturating_sub(1);
+                usage.hung = usage.hung.saturating_sub(usize::from(run.hung));
+                usage.served += took.map_or(0.0, |took| (took.as_secs_f64() - run.charged) * run.share);
+            }
+            let costs = &mut state.costs[self.devices.kind(device)];
+            let tells = !run.crowded || !costs.has_seen(run.size, run.rows, run.threads);
+            if let Some(took) = took
+                && state.policy.class == Class::Traffic
+                && tells
+            {
+                costs.record(run.size, run.rows, run.threads, took);
             }
         }
         self.worker_ready(worker, now)
@@ -373,9 +356,8 @@ impl<W: Work> Scheduler<W> {
         works: Vec<W>,
         now: Instant,
     ) -> Result<Vec<Dispatch<W>>, Vec<W>> {
-        let healthy = |placement: &Placement| self.devices.is_healthy(placement.device);
         let Some(state) = self.models.get_mut(&model) else { return Err(works) };
-        if !state.policy.placements.iter().any(healthy) {
+        if !self.devices.any_healthy(&state.policy.placements) {
             return Err(works);
         }
         self.queued_bytes += works.iter().map(Work::bytes).sum::<usize>();
@@ -392,11 +374,34 @@ impl<W: Work> Scheduler<W> {
         }
     }
 
-    /// The run of this worker is not expected to end: its place on the device is given to another worker,
-    /// who is new and reports as the others did: its index and device. `None` when the worker is not
-    /// running anything.
-    pub fn replace(&mut self, worker: WorkerIndex) -> Option<(WorkerIndex, usize)> {
-        self.devices.replace(worker)
+    /// The run of this worker is not expected to end: another worker takes its place on the device. `None` when
+    /// it is not running anything, or was told before.
+    pub fn hangs(&mut self, worker: WorkerIndex, now: Instant) -> Option<Hang<W>> {
+        let (model, device, substitute) = self.devices.hangs(worker)?;
+        if let Some(state) = self.models.get_mut(&model) {
+            let index = state.policy.placements.iter().position(|place| place.device == device);
+            if let Some(index) = index {
+                state.usage[index].hung += 1;
+            }
+        }
+        let refused = if self.is_stuck(model) { self.strand(model) } else { Vec::new() };
+        let model_is_gone = !self.models.contains_key(&model);
+        // An old one may be able to begin at once.
+        Some(Hang { substitute, refused, dispatches: self.fill(device, now), model_is_gone })
+    }
+
+    /// Whether every run that the model may have at once is on, and none of them is expected to end: it answers
+    /// nothing any more.
+    pub fn is_stuck(&self, model: ModelKey) -> bool {
+        let Some(state) = self.models.get(&model) else { return false };
+        let mut places = state
+            .policy
+            .placements
+            .iter()
+            .zip(&state.usage)
+            .filter(|(placement, _)| self.devices.is_healthy(placement.device) && placement.limit > 0)
+            .peekable();
+        places.peek().is_some() && places.all(|(placement, usage)| usage.hung >= placement.limit)
     }
 
     /// A device can run nothing any more. Gives back what only it could have run.
@@ -405,22 +410,10 @@ impl<W: Work> Scheduler<W> {
         let stranded: Vec<ModelKey> = self
             .waiting
             .iter()
-            .filter(|model| {
-                let placements = &self.models[model].policy.placements;
-                !placements.iter().any(|placement| self.devices.is_healthy(placement.device))
-            })
+            .filter(|model| !self.devices.any_healthy(&self.models[model].policy.placements))
             .copied()
             .collect();
-        let mut works = Vec::new();
-        for model in stranded {
-            let Some(state) = self.models.get_mut(&model) else { continue };
-            let empty = Queue::new(&state.policy.levels, state.policy.default_priority);
-            let queue = std::mem::replace(&mut state.queue, empty);
-            self.queued_bytes -= queue.bytes();
-            self.waiting.remove(&model);
-            works.extend(queue.into_all());
-        }
-        works
+        stranded.into_iter().flat_map(|model| self.strand(model)).collect()
     }
 
     /// Time has passed: refuses what has waited too long, and runs what has waited for company long enough.
@@ -446,13 +439,6 @@ impl<W: Work> Scheduler<W> {
         self.wake
     }
 
-    /// Takes out of all queues what has expired or lost its caller.
-    pub fn sweep(&mut self, now: Instant) {
-        for model in self.waiting.iter().copied().collect::<Vec<_>>() {
-            self.sweep_model(model, now);
-        }
-    }
-
     /// What has left the queues without having run since this was last asked, and why. Freeing a request
     /// takes longer than anything here: whoever holds a lock on the scheduler gives it up first.
     pub fn take_dead(&mut self) -> Vec<(W, Fate)> {
@@ -464,9 +450,14 @@ impl<W: Work> Scheduler<W> {
         self.models.get(&model).map_or(0, |state| state.queue.len())
     }
 
+    /// How many runs of the model are not expected to end.
+    pub fn hung(&self, model: ModelKey) -> usize {
+        self.models.get(&model).map_or(0, |state| state.usage.iter().map(|usage| usage.hung).sum())
+    }
+
     /// How many runs of the model are on workers.
     pub fn running(&self, model: ModelKey) -> usize {
-        self.models.get(&model).map_or(0, |state| state.running.iter().sum())
+        self.models.get(&model).map_or(0, |state| state.usage.iter().map(|usage| usage.running).sum())
     }
 
     /// What each device is doing.

@@ -7,13 +7,14 @@ use super::*;
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) id: usize,
-    rows: usize,
+    pub(super) rows: usize,
     /// Jobs of the same kind may run together; none with itself where it has none.
-    kind: Option<u8>,
-    priority: u64,
-    deadline: Option<Instant>,
-    timeout: Option<Duration>,
-    cancelled: Rc<Cell<bool>>,
+    pub(super) kind: Option<u8>,
+    pub(super) priority: u64,
+    pub(super) deadline: Option<Instant>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) arrived: Instant,
+    pub(super) cancelled: Rc<Cell<bool>>,
 }
 
 impl Work for Job {
@@ -50,8 +51,8 @@ impl Work for Job {
 }
 
 pub(super) fn job(id: usize) -> Job {
-    let cancelled = Rc::default();
-    Job { id, rows: 1, kind: Some(0), priority: 0, deadline: None, timeout: None, cancelled }
+    let (arrived, cancelled) = (Instant::now(), Rc::default());
+    Job { id, rows: 1, kind: Some(0), priority: 0, deadline: None, timeout: None, arrived, cancelled }
 }
 
 pub(super) fn on(devices: &[(usize, usize)]) -> Vec<Placement> {
@@ -132,7 +133,7 @@ fn a_full_queue_is_an_answer_and_the_dead_make_room() {
     let expiring = Job { deadline: Some(now + Duration::from_secs(1)), ..job(2) };
     assert!(scheduler.arrive(model, expiring, now).unwrap().is_none());
     let (refused, why) = scheduler.arrive(model, job(3), now).unwrap_err();
-    assert_eq!((refused.id, why), (3, Refusal::Full { limit: 2, retry_after: None }));
+    assert_eq!((refused.id, why), (3, Refusal::Full { limit: 2, priority: None, retry_after: None }));
     leaving.cancelled.set(true);
     assert!(scheduler.arrive(model, job(4), now).unwrap().is_none());
     // The expired one is skipped, the one that was let in instead runs.
@@ -280,7 +281,7 @@ fn runs_on_a_device_that_was_taken_away_count_when_it_is_given_back() {
 /// A run of `model` takes half as long on two threads, and a batch is as many times longer as it has rows.
 fn teach(scheduler: &mut Scheduler<Job>, model: ModelKey) {
     for (rows, threads, millis) in [(1, 1, 20), (1, 2, 8), (8, 1, 160), (8, 2, 64)] {
-        scheduler.seed(model, 6, rows, threads, Duration::from_millis(millis));
+        scheduler.seed(model, 0, (6, rows, threads), Duration::from_millis(millis));
     }
 }
 
@@ -308,8 +309,8 @@ fn what_one_worker_is_soon_done_with_wakes_no_other() {
     let batched = Policy { max_rows: 8, ..policy(on(&[(0, 2)]), 100, Class::Traffic) };
     let model = scheduler.add_model(batched);
     for rows in [1, 2, 4, 8] {
-        scheduler.seed(model, 6, rows, 1, Duration::from_micros(30 + 2 * rows as u64));
-        scheduler.seed(model, 6, rows, 2, Duration::from_micros(50 + 2 * rows as u64));
+        scheduler.seed(model, 0, (6, rows, 1), Duration::from_micros(30 + 2 * rows as u64));
+        scheduler.seed(model, 0, (6, rows, 2), Duration::from_micros(50 + 2 * rows as u64));
     }
     let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
     for id in 1..=8 {
@@ -348,4 +349,117 @@ fn a_failed_device_gives_back_what_only_it_could_run() {
     let [failed, well] = [0, 1].map(|device| runs.iter().find(|run| run.device == device).unwrap().worker);
     assert!(free(&mut scheduler, failed, now).is_none());
     assert_eq!(free(&mut scheduler, well, now).unwrap().batch[0].id, 3);
+}
+
+#[test]
+fn a_full_queue_is_not_looked_through_for_each_that_is_refused() {
+    let now = Instant::now();
+    let mut scheduler = ready(&[1]);
+    let model = scheduler.add_model(policy(on(&[(0, 1)]), 400, Class::Traffic));
+    let _running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+    let waiting: Vec<_> = (1..=400).map(job).collect();
+    for job in &waiting {
+        assert!(scheduler.arrive(model, job.clone(), now).unwrap().is_none());
+    }
+    waiting.iter().for_each(|job| job.cancelled.set(true));
+    let refused = (0..100).take_while(|id| scheduler.arrive(model, job(1000 + id), now).is_err()).count();
+    assert_eq!(refused, 6, "400 places are looked at by the seventh");
+    assert_eq!(scheduler.take_dead().len(), 400);
+}
+
+#[test]
+fn a_model_that_hangs_takes_nothing_in_and_its_workers_are_not_doubled_when_they_come_back() {
+    let now = Instant::now();
+    let mut scheduler = ready(&[1]);
+    let bad = scheduler.add_model(policy(on(&[(0, 1)]), 10, Class::Traffic));
+    let good = scheduler.add_model(policy(on(&[(0, 5)]), 10, Class::Traffic));
+    let hang = |scheduler: &mut Scheduler<Job>, substitute: Substitute| {
+        let run = scheduler.arrive(bad, job(0), now).unwrap().unwrap();
+        assert!(scheduler.arrive(bad, job(1), now).unwrap().is_none());
+        assert!(scheduler.arrive(good, job(2), now).unwrap().is_none());
+        let hang = scheduler.hangs(run.worker, now).unwrap();
+        assert!(scheduler.hangs(run.worker, now).is_none(), "it is known");
+        assert_eq!(hang.substitute, substitute);
+        assert_eq!(hang.refused.iter().map(|job| job.id).collect::<Vec<_>>(), [1]);
+        assert!(scheduler.is_stuck(bad) && !scheduler.is_stuck(good));
+        assert_eq!(scheduler.arrive(bad, job(3), now).unwrap_err().1, Refusal::Stuck);
+        assert_eq!((scheduler.running(bad), scheduler.hung(bad)), (1, 1));
+        let next = match substitute {
+            Substitute::New(worker, _) => scheduler.worker_ready(worker, now),
+            Substitute::Known | Substitute::Nobody => hang.dispatches,
+        };
+        assert_eq!(next[0].batch[0].id, 2);
+        assert!(free(scheduler, next[0].worker, now).is_none());
+        assert!(free(scheduler, run.worker, now).is_none());
+        assert_eq!((scheduler.running(bad), scheduler.hung(bad), scheduler.is_stuck(bad)), (0, 0, false));
+        let load = &scheduler.load()[0];
+        assert_eq!((load.workers, load.idle), (1, 1), "one place, one worker");
+    };
+    hang(&mut scheduler, Substitute::New(1, 0));
+    for _ in 0..5 {
+        hang(&mut scheduler, Substitute::Known);
+    }
+}
+
+#[test]
+fn when_too_many_hang_the_device_has_nobody_left() {
+    let now = Instant::now();
+    let mut scheduler = ready(&[1]);
+    let model = scheduler.add_model(policy(on(&[(0, 5)]), 10, Class::Traffic));
+    let first = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+    assert_eq!(scheduler.hangs(first.worker, now).unwrap().substitute, Substitute::New(1, 0));
+    assert!(scheduler.worker_ready(1, now).is_empty());
+    let second = scheduler.arrive(model, job(1), now).unwrap().unwrap();
+    assert_eq!(scheduler.hangs(second.worker, now).unwrap().substitute, Substitute::Nobody);
+    assert_eq!(scheduler.load()[0].workers, 0);
+    assert!(scheduler.arrive(model, job(2), now).unwrap().is_none());
+    assert_eq!(free(&mut scheduler, first.worker, now).unwrap().batch[0].id, 2, "who comes back is welcome");
+    assert_eq!(scheduler.load()[0].workers, 1);
+}
+
+#[test]
+fn a_batch_is_made_smaller_where_a_large_one_would_be_late_for_all() {
+    let now = Instant::now();
+    let mut scheduler = ready(&[1]);
+    let batched = Policy { max_rows: 8, ..policy(on(&[(0, 1)]), 100, Class::Traffic) };
+    let model = scheduler.add_model(batched);
+    for (rows, millis) in [(1, 10), (2, 16), (4, 28), (8, 52)] {
+        scheduler.seed(model, 0, (6, rows, 1), Duration::from_millis(millis));
+    }
+    let running = scheduler.arrive(model, job(0), now).unwrap().unwrap();
+    let due = |id, millis| Job { deadline: Some(now + Duration::from_millis(millis)), ..job(id) };
+    for id in 1..=8 {
+        assert!(scheduler.arrive(model, due(id, 40), now).unwrap().is_none());
+    }
+    let small = free(&mut scheduler, running.worker, now).unwrap();
+    assert_eq!(small.batch.len(), 4);
+    assert!(scheduler.take_dead().is_empty(), "the others may yet be in time");
+    // Where there are enough others, those that only a small batch could save do not make all batches small.
+    for id in 9..=16 {
+        assert!(scheduler.arrive(model, due(id, 400), now).unwrap().is_none());
+    }
+    let large = free(&mut scheduler, small.worker, now + Duration::from_millis(25)).unwrap();
+    assert_eq!(large.batch.iter().map(|job| job.id).collect::<Vec<_>>(), (9..=16).collect::<Vec<_>>());
+    assert_eq!(scheduler.take_dead().len(), 4);
+}
+
+#[test]
+fn what_runs_cost_on_one_kind_of_device_says_nothing_of_another() {
+    let now = Instant::now();
+    let mut scheduler = reported(Scheduler::new(&[(1, Some(1)), (1, None)], usize::MAX));
+    let batched = Policy { max_rows: 8, ..policy(on(&[(0, 1), (1, 1)]), 100, Class::Traffic) };
+    let model = scheduler.add_model(batched);
+    for rows in [1, 2, 4, 8] {
+        // The processor does them one by one, the other all at once.
+        scheduler.seed(model, 0, (6, rows, 1), Duration::from_millis(20 * rows as u64));
+        scheduler.seed(model, 1, (6, rows, 1), Duration::from_millis(5));
+    }
+    let runs: Vec<_> = (0..2).map(|id| scheduler.arrive(model, job(id), now).unwrap().unwrap()).collect();
+    for id in 2..18 {
+        assert!(scheduler.arrive(model, job(id), now).unwrap().is_none());
+    }
+    for run in runs {
+        let rows = if run.device == 0 { 1 } else { 8 };
+        assert_eq!(free(&mut scheduler, run.worker, now).unwrap().batch.len(), rows);
+    }
 }

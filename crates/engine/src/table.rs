@@ -108,6 +108,13 @@ impl<L> Route<L> {
     }
 }
 
+impl Route {
+    /// Whether requests that name no version are answered: not where every run of the newest hangs.
+    pub fn serves(&self) -> bool {
+        self.newest().is_some_and(|live| !live.is_stuck())
+    }
+}
+
 /// One consistent view of everything.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -129,7 +136,7 @@ impl Snapshot {
     /// A model that changes keeps serving what it has, so a roll-out, a failed one too, changes nothing
     /// here. `strict` asks for every model that is not unloaded on purpose.
     pub fn ready(&self) -> bool {
-        let serves = |route: &Arc<Route>| route.unloaded || route.newest().is_some();
+        let serves = |route: &Arc<Route>| route.unloaded || route.serves();
         self.settled && !self.draining && (!self.strict || self.routes.values().all(serves))
     }
 

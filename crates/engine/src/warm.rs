@@ -84,7 +84,7 @@ pub fn warm(
         let device = pool.devices()[index];
         let executable = Arc::new(live.executable().for_warming(index)?);
         let registration = pool.register(Policy::background(index));
-        let oven = Oven { live, executable, registration, device, stop };
+        let oven = Oven { live, executable, registration, index, device, stop };
         for trial in &trials {
             match oven.settle(trial) {
                 Ok(Some(done)) => {
@@ -107,6 +107,7 @@ struct Oven<'a> {
     live: &'a LiveVersion,
     executable: Arc<Executable>,
     registration: Registration,
+    index: usize,
     device: Device,
     stop: &'a AtomicBool,
 }
@@ -177,7 +178,7 @@ impl Oven<'_> {
             },
             |size, rows, threads, took| {
                 debug!(model = %quote(&self.live.model), size, rows, threads, "costs {took:?}");
-                self.live.registration().seed(size, rows, threads, took);
+                self.live.registration().seed(self.index, (size, rows, threads), took);
             },
         );
     }

@@ -51,6 +51,8 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 /// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its
 /// peer has not begun to speak, or is frozen.
 const QUIET: Duration = Duration::from_secs(1);
+/// At shutdown, when the bound is over, how long what is left may take to be told so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a connection needs.
 pub(crate) struct Listener {
@@ -89,11 +91,15 @@ impl Listener {
             }
         }
         drop(listener);
-        let finished = async { while connections.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(bound, finished).await;
-        let cut = connections.len();
-        connections.shutdown().await;
-        cut
+        finish(&mut connections, bound).await;
+        let busy = connections.len();
+        if busy > 0 {
+            // Whoever still waits is told so, and not only that the connection is gone.
+            this.service.pool.abandon();
+            finish(&mut connections, LAST_WORDS).await;
+            connections.shutdown().await;
+        }
+        busy
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
@@ -187,6 +193,12 @@ impl Listener {
         };
         Ok(response.map(|body| Body::tonic(body, deadline)))
     }
+}
+
+/// Waits until all connections have ended, or for so long.
+async fn finish(connections: &mut JoinSet<()>, bound: Duration) {
+    let finished = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(bound, finished).await;
 }
 
 /// Counts one call of a connection until its answer has been handed over.

@@ -6,7 +6,7 @@ use humantime::format_rfc3339_seconds;
 use sconce_engine::{
     Version,
     backend::Device,
-    pool,
+    pool::{self, STUCK},
     table::{Failure, Route, State},
 };
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde::Serialize;
 pub(crate) fn reason(route: &Route, version: Version, state: &State) -> String {
     let failure = route.failures.get(&version).map(attempts);
     match (state, failure) {
+        (State::Ready(live), _) if live.is_stuck() => STUCK.to_owned(),
         (State::Ready(_), Some(failure)) => format!("an earlier content serves: {failure}"),
         (State::Ready(_), None) => match &route.problem {
             Some(problem) => format!("an earlier configuration serves: {problem}"),
@@ -24,6 +25,14 @@ pub(crate) fn reason(route: &Route, version: Version, state: &State) -> String {
         (State::Unavailable(reason), None) => reason.clone(),
         (State::Loading, Some(failure)) => format!("being tried again: {failure}"),
         (State::Loading, None) | (State::Unloading, _) => String::new(),
+    }
+}
+
+/// The state of a version, as Triton names them: one that is stuck is not ready.
+pub(crate) fn state(state: &State) -> &'static str {
+    match state {
+        State::Ready(live) if live.is_stuck() => "UNAVAILABLE",
+        state => state.name(),
     }
 }
 
@@ -146,7 +155,7 @@ pub(crate) fn status(name: &str, route: &Route, devices: &[Device]) -> ModelStat
         let placements = live.map(|live| live.executable().placements()).unwrap_or_default();
         VersionStatus {
             version: version.to_string(),
-            state: state.name(),
+            state: self::state(state),
             reason: reason(route, *version, state),
             step: failure.map(|failure| failure.step.name()),
             attempts: failure.map_or(0, |failure| failure.attempts),
@@ -166,7 +175,7 @@ pub(crate) fn status(name: &str, route: &Route, devices: &[Device]) -> ModelStat
     };
     ModelStatus {
         name: name.to_owned(),
-        ready: route.newest().is_some(),
+        ready: route.serves(),
         unloaded: route.unloaded,
         problem: route.problem.clone(),
         versions: route.versions.iter().map(version).collect(),

@@ -46,7 +46,7 @@ const MAX_QUEUED: u64 = RECEIVE_BUDGET / 2;
 const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the server until a signal has stopped it and all that was in flight is answered.

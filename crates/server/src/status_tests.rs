@@ -17,7 +17,7 @@ fn model() -> String {
 }
 
 fn full(retry_after: Option<Duration>) -> Error {
-    Error::QueueFull { model: model(), limit: 4, retry_after }
+    Error::QueueFull { model: model(), limit: 4, priority: None, retry_after }
 }
 
 fn text() -> String {

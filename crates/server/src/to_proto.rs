@@ -6,7 +6,7 @@ use sconce_engine::{
     DataType, ModelConfig, Version,
     binding::TensorInfo,
     model::{LiveVersion, NamedOutput},
-    table::{Snapshot, State},
+    table::Snapshot,
     value::Value,
 };
 use sconce_proto::inference::{
@@ -16,7 +16,7 @@ use sconce_proto::inference::{
 };
 use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
 
-use crate::models::reason;
+use crate::models;
 
 /// What Triton calls TorchScript.
 const PLATFORM: &str = "pytorch_libtorch";
@@ -72,7 +72,7 @@ pub(crate) fn model_metadata(live: &LiveVersion, versions: &[Version]) -> ModelM
 
 /// The answer to RepositoryIndex: a row per version, or one for a model without any.
 pub(crate) fn repository_index(snapshot: &Snapshot, only_ready: bool) -> RepositoryIndexResponse {
-    let mut models = Vec::new();
+    let mut rows = Vec::new();
     for (name, route) in &snapshot.routes {
         let row = |version: String, state: &str, reason: String| {
             let (name, state) = (name.to_string(), state.to_owned());
@@ -81,15 +81,16 @@ pub(crate) fn repository_index(snapshot: &Snapshot, only_ready: bool) -> Reposit
         if route.versions.is_empty() && !only_ready {
             // Triton's way to show what has never been asked for.
             let state = if route.unloaded { "" } else { "UNAVAILABLE" };
-            models.push(row(String::new(), state, route.problem.clone().unwrap_or_default()));
+            rows.push(row(String::new(), state, route.problem.clone().unwrap_or_default()));
         }
         for (version, state) in &route.versions {
-            if !only_ready || matches!(state, State::Ready(_)) {
-                models.push(row(version.to_string(), state.name(), reason(route, *version, state)));
+            let is = models::state(state);
+            if !only_ready || is == "READY" {
+                rows.push(row(version.to_string(), is, models::reason(route, *version, state)));
             }
         }
     }
-    RepositoryIndexResponse { models }
+    RepositoryIndexResponse { models: rows }
 }
 
 /// The answer to ModelConfig: Triton's message, complete, whichever format the file had.

@@ -9,8 +9,11 @@ use std::{
 
 use tracing::error;
 
-use super::{Shared, lock};
-use crate::{scheduler::Scheduler, text::quote};
+use super::{Job, STUCK, Shared, lock};
+use crate::{
+    scheduler::{Hang, Scheduler, Substitute},
+    text::quote,
+};
 
 /// How often runs are looked at that may not end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -70,23 +73,32 @@ impl Shared {
     /// Gives the place of a worker whose run does not end to another, so that the device is not lost.
     fn look_for_hung_runs(self: &Arc<Self>) {
         for (worker, slot) in self.slots.iter().enumerate() {
-            let Some((name, executable)) = slot.find_hung(self.settings.hung_after) else { continue };
+            let Some((name, executable, jobs)) = slot.find_hung(self.settings.hung_after) else { continue };
             let seconds = self.settings.hung_after.as_secs();
             let (model, version) = (quote(&executable.name), executable.version);
             error!(%model, %version, worker = name,
                 "a run has not ended after {seconds} s; its thread cannot be stopped, another takes its place");
-            let taken = self.slots.iter().filter(|slot| slot.is_started()).count();
-            if taken == self.slots.len() {
-                error!(
-                    "there are as many such threads as workers: no more take the place of others; restart the server"
-                );
-                continue;
+            // Nobody behind it is to wait for it.
+            jobs.leave_order();
+            let hang = self.schedule(|scheduler, now| scheduler.hangs(worker, now));
+            let Some(Hang { substitute, refused, dispatches, model_is_gone }) = hang else { continue };
+            self.hand_out(dispatches);
+            for job in refused {
+                job.not_ready(STUCK);
             }
-            let place = self.schedule(|scheduler, _| scheduler.replace(worker));
-            if let Some((new, device)) = place
-                && let Err(why) = self.start_worker(new, device)
-            {
-                error!("no thread could be started in its place: {why}");
+            if model_is_gone {
+                jobs.take().into_iter().for_each(Job::refuse);
+            }
+            match substitute {
+                Substitute::Known => {}
+                Substitute::New(new, device) => {
+                    if let Err(why) = self.start_worker(new, device) {
+                        error!("no thread could be started in its place: {why}");
+                    }
+                }
+                Substitute::Nobody => error!(
+                    "there are as many such threads as workers: no more take the place of others; restart the server"
+                ),
             }
         }
     }

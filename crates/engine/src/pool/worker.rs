@@ -18,7 +18,7 @@ use super::{Executable, Job, Shared, lock};
 use crate::{
     backend::WorkerContext,
     batch,
-    reply::Done,
+    reply::{Done, Unanswered},
     scheduler::{Dispatch, ModelKey, Work, WorkerIndex},
     text::quote,
 };
@@ -43,6 +43,7 @@ pub(super) struct Current {
     pub(super) since: Instant,
     /// It is not expected to end.
     pub(super) hung: bool,
+    pub(super) jobs: Arc<Unanswered>,
 }
 
 /// What a worker is doing.
@@ -85,10 +86,6 @@ impl Slot {
         }
     }
 
-    pub(super) fn is_started(&self) -> bool {
-        self.name.get().is_some()
-    }
-
     /// Of a worker of this device.
     pub(super) fn status(&self, device: usize) -> Option<WorkerStatus> {
         let (_, name) = self.name.get().filter(|(on, _)| *on == device)?;
@@ -101,23 +98,19 @@ impl Slot {
         Some(WorkerStatus { name: name.clone(), runs: self.runs.load(Ordering::Relaxed), running })
     }
 
-    /// Whether it is on a run that is not expected to end.
-    pub(super) fn is_hung(&self) -> bool {
-        lock(&self.current).as_ref().is_some_and(|current| current.hung)
-    }
-
-    /// Whether it is on a run of this model that is not expected to end.
-    pub(super) fn hangs(&self, model: ModelKey) -> bool {
-        lock(&self.current).as_ref().is_some_and(|current| current.hung && current.model == model)
+    /// The requests of the run that it is on, if `which` says so.
+    pub(super) fn unanswered(&self, which: impl Fn(&Current) -> bool) -> Option<Arc<Unanswered>> {
+        let current = lock(&self.current);
+        current.as_ref().filter(|current| which(current)).map(|current| Arc::clone(&current.jobs))
     }
 
     /// The run that it is on, if that has taken so long and nobody has seen it yet; it is seen now.
-    pub(super) fn find_hung(&self, after: Duration) -> Option<(String, Arc<Executable>)> {
+    pub(super) fn find_hung(&self, after: Duration) -> Option<(String, Arc<Executable>, Arc<Unanswered>)> {
         let mut current = lock(&self.current);
         let run = current.as_mut().filter(|run| !run.hung && run.since.elapsed() >= after)?;
         run.hung = true;
         let name = self.name.get().map(|(_, name)| name.clone()).unwrap_or_default();
-        Some((name, Arc::clone(&run.executable)))
+        Some((name, Arc::clone(&run.executable), Arc::clone(&run.jobs)))
     }
 }
 
@@ -201,8 +194,6 @@ impl Shared {
     ) {
         let Dispatch { worker, device, model, mut batch, in_flight, threads, .. } = dispatch;
         let Some(executable) = batch.first().map(|job| Arc::clone(&job.executable)) else { return };
-        *lock(&self.slots[worker].current) =
-            Some(Current { executable: Arc::clone(&executable), model, since: started, hung: false });
         context.set_threads(threads);
         let rows: Vec<usize> = batch.iter().map(Work::rows).collect();
         let sum = rows.iter().sum();
@@ -216,9 +207,17 @@ impl Shared {
             }
         };
         trace!(model = %quote(&executable.name), worker, requests = batch.len(), rows = total, threads, "runs");
+        let jobs = Unanswered::new(batch);
+        *lock(&self.slots[worker].current) = Some(Current {
+            executable: Arc::clone(&executable),
+            model,
+            since: started,
+            hung: false,
+            jobs: Arc::clone(&jobs),
+        });
         let pool = Arc::clone(self);
         let (in_flight, failed) = (Some(in_flight), Arc::clone(failed));
-        let done = Done { jobs: batch, total, model, device, pool, in_flight, started, failed };
+        let done = Done { jobs, total, model, device, pool, in_flight, started, failed };
         let lent = match executable.lend(device) {
             Some(Ok(lent)) => lent,
             Some(Err(error)) => {

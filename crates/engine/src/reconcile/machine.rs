@@ -27,7 +27,7 @@ const REMOVAL_GRACE: Duration = Duration::from_millis(200);
 const SETTLE: Duration = Duration::from_millis(250);
 /// After what waited for a version has been refused, how long its runs may go on before its memory is not
 /// waited for.
-const AFTER_UNLOAD: Duration = Duration::from_secs(5);
+const AFTER_UNLOAD: Duration = Duration::from_secs(1);
 /// Orders that may wait for one model.
 const MAX_ORDERS: usize = 1024;
 

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::ModelKey;
+use super::{ModelKey, Placement};
 
 /// Names a worker to the scheduler.
 pub type WorkerIndex = usize;
@@ -45,6 +45,8 @@ pub struct DeviceLoad {
     pub in_flight: usize,
     /// Workers that have nothing to do.
     pub idle: usize,
+    /// Workers whose runs are expected to end, and those that have none.
+    pub workers: usize,
     /// Its cores, or as many as it has workers where it is no processor.
     pub cores: usize,
     /// How many of them runs use.
@@ -66,8 +68,8 @@ pub(super) struct Run {
     pub(super) share: f64,
     /// For a part of its time there were more threads than cores, so that its time says nothing of others.
     pub(super) crowded: bool,
-    /// It was not expected to end any more.
-    pub(super) replaced: bool,
+    /// It is not expected to end, and another worker has its place.
+    pub(super) hung: bool,
 }
 
 #[derive(Debug)]
@@ -78,8 +80,14 @@ struct Device {
     cores: usize,
     used: usize,
     in_flight: Arc<AtomicUsize>,
+    /// How many workers it is to have, beside those that hang.
+    places: usize,
+    /// How many it has.
+    taken: usize,
     /// Idle workers, the one that was busy last on top: its caches are warm.
     idle: Vec<WorkerIndex>,
+    /// Idle ones who have no place: they came back after others had taken theirs.
+    spare: Vec<WorkerIndex>,
     /// Runs of traffic that have begun while background work waited.
     passed_over: u32,
 }
@@ -88,8 +96,25 @@ struct Device {
 struct Worker {
     device: usize,
     run: Option<Run>,
-    /// Another has taken its place on the device, because its run does not end.
-    replaced: bool,
+}
+
+/// Who takes the place of a worker whose run does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Substitute {
+    /// A new worker of this index and device, who reports as the others did.
+    New(WorkerIndex, usize),
+    /// One who was there already.
+    Known,
+    /// Nobody: there are as many as there may be. The device has a worker less.
+    Nobody,
+}
+
+/// Kinds of devices, by what runs cost on them.
+pub(super) const KINDS: usize = 2;
+
+/// How many workers there are at most where so many are asked for: as many again may take the place of others.
+pub fn most_workers(count: usize) -> usize {
+    2 * count
 }
 
 /// All devices and all workers.
@@ -97,6 +122,8 @@ struct Worker {
 pub(super) struct Devices {
     devices: Vec<Device>,
     workers: Vec<Worker>,
+    /// As many workers there are at most: threads that hang cannot be stopped.
+    most_workers: usize,
 }
 
 impl Devices {
@@ -108,21 +135,35 @@ impl Devices {
             cores: cores.unwrap_or(workers).max(workers),
             used: 0,
             in_flight: Arc::new(AtomicUsize::new(0)),
+            places: workers,
+            taken: workers,
             idle: Vec::new(),
+            spare: Vec::new(),
             passed_over: 0,
         };
         let workers = devices.iter().enumerate().flat_map(|(device, &(count, _))| {
-            std::iter::repeat_with(move || Worker { device, run: None, replaced: false }).take(count)
+            std::iter::repeat_with(move || Worker { device, run: None }).take(count)
         });
-        Self { devices: devices.iter().map(device).collect(), workers: workers.collect() }
+        let workers: Vec<_> = workers.collect();
+        let most_workers = most_workers(workers.len());
+        Self { devices: devices.iter().map(device).collect(), workers, most_workers }
     }
 
     pub(super) fn is_healthy(&self, device: usize) -> bool {
         self.devices[device].healthy
     }
 
+    pub(super) fn any_healthy(&self, placements: &[Placement]) -> bool {
+        placements.iter().any(|placement| self.is_healthy(placement.device))
+    }
+
     pub(super) fn is_processor(&self, device: usize) -> bool {
         self.devices[device].elastic
+    }
+
+    /// Runs cost about the same on devices of the same kind.
+    pub(super) fn kind(&self, device: usize) -> usize {
+        usize::from(self.is_processor(device))
     }
 
     pub(super) fn fail(&mut self, device: usize) {
@@ -132,7 +173,13 @@ impl Devices {
     /// A worker has nothing to do; on which device.
     pub(super) fn ready(&mut self, worker: WorkerIndex) -> usize {
         let device = self.workers[worker].device;
-        self.devices[device].idle.push(worker);
+        let here = &mut self.devices[device];
+        if here.taken > here.places {
+            here.taken -= 1;
+            here.spare.push(worker);
+        } else {
+            here.idle.push(worker);
+        }
         device
     }
 
@@ -164,15 +211,15 @@ impl Devices {
 
     /// When the last run of the model on the device has begun, of those that are on.
     pub(super) fn last_begun(&self, device: usize, model: ModelKey) -> Option<Instant> {
-        let here = self.workers.iter().filter(|worker| worker.device == device && !worker.replaced);
-        let runs = here.filter_map(|worker| worker.run.as_ref()).filter(|run| run.model == model);
-        runs.map(|run| run.began).max()
+        let here = self.workers.iter().filter(|worker| worker.device == device);
+        let runs = here.filter_map(|worker| worker.run.as_ref());
+        runs.filter(|run| run.model == model && !run.hung).map(|run| run.began).max()
     }
 
-    /// Runs that are on the device and expected to end.
-    pub(super) fn runs(&self, device: usize) -> usize {
-        let here = |worker: &&Worker| worker.device == device && worker.run.is_some() && !worker.replaced;
-        self.workers.iter().filter(here).count()
+    /// Whether all runs on the device that are expected to end are the model's.
+    pub(super) fn is_alone(&self, device: usize, model: ModelKey) -> bool {
+        let here = self.workers.iter().filter(|worker| worker.device == device);
+        here.filter_map(|worker| worker.run.as_ref()).all(|run| run.model == model || run.hung)
     }
 
     /// How many runs of traffic have begun while background work waited.
@@ -209,24 +256,38 @@ impl Devices {
 
     /// A worker's run has ended; on which device it was. `None` where it had none.
     pub(super) fn end(&mut self, worker: WorkerIndex) -> Option<(usize, Run)> {
-        let Worker { device, run, replaced } = &mut self.workers[worker];
-        let mut run = run.take()?;
-        run.replaced = std::mem::take(replaced);
-        if !run.replaced {
-            self.devices[*device].used -= run.cores;
+        let Worker { device, run } = &mut self.workers[worker];
+        let run = run.take()?;
+        let here = &mut self.devices[*device];
+        if run.hung {
+            here.taken += 1;
+        } else {
+            here.used -= run.cores;
         }
         Some((*device, run))
     }
 
-    /// Another worker takes the place of one whose run does not end: its index and device.
-    pub(super) fn replace(&mut self, worker: WorkerIndex) -> Option<(WorkerIndex, usize)> {
-        let Worker { device, run, replaced } = &mut self.workers[worker];
-        let run = run.as_ref().filter(|_| !*replaced)?;
-        *replaced = true;
-        let device = *device;
-        self.devices[device].used -= run.cores;
-        self.workers.push(Worker { device, run: None, replaced: false });
-        Some((self.workers.len() - 1, device))
+    /// The worker's run is not expected to end: whose it is, on which device, and who takes the worker's place.
+    /// `None` where it has none, or it is known.
+    pub(super) fn hangs(&mut self, worker: WorkerIndex) -> Option<(ModelKey, usize, Substitute)> {
+        let Worker { device, run } = &mut self.workers[worker];
+        let (device, run) = (*device, run.as_mut().filter(|run| !run.hung)?);
+        run.hung = true;
+        let (model, here) = (run.model, &mut self.devices[device]);
+        here.used -= run.cores;
+        here.taken -= 1;
+        let substitute = if let Some(spare) = here.spare.pop() {
+            here.taken += 1;
+            here.idle.push(spare);
+            Substitute::Known
+        } else if self.workers.len() < self.most_workers {
+            here.taken += 1;
+            self.workers.push(Worker { device, run: None });
+            Substitute::New(self.workers.len() - 1, device)
+        } else {
+            Substitute::Nobody
+        };
+        Some((model, device, substitute))
     }
 
     #[cfg(test)]
@@ -239,6 +300,7 @@ impl Devices {
             healthy: device.healthy,
             in_flight: device.in_flight.load(Ordering::Relaxed),
             idle: device.idle.len(),
+            workers: device.taken,
             cores: device.cores,
             cores_used: device.used,
         };

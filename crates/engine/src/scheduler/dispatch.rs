@@ -12,11 +12,15 @@ use super::{
 type Turn = (u8, f64, ModelKey);
 
 impl<W: Work> Scheduler<W> {
+    /// What runs of the model cost on the device.
+    pub(super) fn costs<'a>(&self, state: &'a ModelState<W>, device: usize) -> &'a Costs {
+        &state.costs[self.devices.kind(device)]
+    }
+
     /// Whether the run is over so soon, and requests come so seldom, that nothing is gained by another thread.
     pub(super) fn is_light(&self, dispatch: &Dispatch<W>) -> bool {
-        let Some(ModelState { policy, queue, costs, pace, .. }) = self.models.get(&dispatch.model) else {
-            return false;
-        };
+        let Some(state) = self.models.get(&dispatch.model) else { return false };
+        let (ModelState { policy, queue, pace, .. }, costs) = (state, self.costs(state, dispatch.device));
         let [work] = &dispatch.batch[..] else { return false };
         let chooses = policy.class == Class::Traffic && policy.threads.is_none();
         if !chooses || dispatch.threads > 1 || !self.devices.is_processor(dispatch.device) || queue.len() > 0
@@ -25,59 +29,6 @@ impl<W: Work> Scheduler<W> {
         }
         let takes = costs.surely(work.size(), work.rows());
         takes.is_some_and(|takes| takes < AT_ONCE && pace.gap().is_some_and(|gap| gap > takes * SELDOM))
-    }
-
-    /// Queues a request.
-    pub(super) fn push(&mut self, model: ModelKey, work: W, now: Instant) -> Result<(), (W, usize)> {
-        let Some(state) = self.models.get_mut(&model) else { return Err((work, 0)) };
-        let (bytes, was_idle) = (work.bytes(), state.queue.len() == 0);
-        state.queue.push(work, now)?;
-        state.pace.arrived(now);
-        if was_idle {
-            for (placement, served) in state.policy.placements.iter().zip(&mut state.served) {
-                *served = served.max(self.served[placement.device]);
-            }
-            self.waiting.insert(model);
-        }
-        self.wake = earliest(self.wake, state.queue.next_timeout());
-        self.queued_bytes += bytes;
-        Ok(())
-    }
-
-    /// Takes out of a queue what has expired or lost its caller.
-    pub(super) fn sweep_model(&mut self, model: ModelKey, now: Instant) {
-        let Some(state) = self.models.get_mut(&model) else { return };
-        let before = state.queue.bytes();
-        state.queue.sweep(now, &mut self.dead);
-        self.queued_bytes -= before - state.queue.bytes();
-        if state.queue.len() == 0 {
-            self.waiting.remove(&model);
-        }
-    }
-
-    /// When what waits for the model is likely to have been run; `None` while nothing is known of it.
-    pub(super) fn drains_in(&self, model: ModelKey) -> Option<Duration> {
-        let state = self.models.get(&model)?;
-        let head = state.queue.head(state.policy.max_rows)?;
-        let rate: f64 = state
-            .policy
-            .placements
-            .iter()
-            .filter(|placement| self.devices.is_healthy(placement.device))
-            .map(|placement| {
-                let cores = self.devices.cores(placement.device);
-                let room = Room {
-                    rows: head.rows,
-                    backlog: state.queue.rows(),
-                    cores,
-                    all_cores: cores,
-                    runs: placement.limit,
-                };
-                state.costs.best(head.size, &room).rate
-            })
-            .sum();
-        let seconds = state.queue.rows() as f64 / rate;
-        seconds.is_finite().then(|| Duration::from_secs_f64(seconds.min(3600.0)))
     }
 
     /// Gives the workers of a device what they may run, until none is idle or nothing is left for them.
@@ -134,7 +85,8 @@ impl<W: Work> Scheduler<W> {
         for offset in 0..count {
             let index = (self.turn + offset) % count;
             let placement = &state.policy.placements[index];
-            let full = !self.devices.has_room(placement.device) || state.running[index] >= placement.limit;
+            let full =
+                !self.devices.has_room(placement.device) || state.usage[index].running >= placement.limit;
             if full || waits.contains(&index) {
                 continue;
             }
@@ -162,12 +114,12 @@ impl<W: Work> Scheduler<W> {
             let Some(index) = places.iter().position(|placement| placement.device == device) else {
                 continue;
             };
-            if state.running[index] >= places[index].limit {
+            if state.usage[index].running >= places[index].limit {
                 continue;
             }
             let background = state.policy.class == Class::Background;
             background_waits |= background;
-            let turn = (u8::from(background != turn_of_background), state.served[index], model);
+            let turn = (u8::from(background != turn_of_background), state.usage[index].served, model);
             if after.is_none_or(|after| turn > after) && best.is_none_or(|(best, _)| turn < best) {
                 best = Some((turn, index));
             }
@@ -180,10 +132,11 @@ impl<W: Work> Scheduler<W> {
     /// What to do with what waits for the model, on one of its devices where there is room.
     fn plan(&mut self, model: ModelKey, placement: usize, now: Instant) -> Plan {
         let Some(state) = self.models.get_mut(&model) else { return Plan::Wait(None) };
-        let ModelState { policy, queue, costs, pace, running, .. } = state;
+        let ModelState { policy, queue, costs, pace, usage, .. } = state;
+        let device = policy.placements[placement].device;
+        let costs = &mut costs[self.devices.kind(device)];
         // Looked at first, because it costs next to nothing and is most of what happens to quick models.
         let quick = quick(policy, queue, costs);
-        let device = policy.placements[placement].device;
         let patience = |takes: f64| {
             let begun = self.devices.last_begun(device, model)?;
             begun.checked_add(PATIENCE + Duration::from_secs_f64(takes.min(3600.0)) * 3)
@@ -198,10 +151,10 @@ impl<W: Work> Scheduler<W> {
             Ready::Now { exactly } => exactly,
             Ready::At(until) => return Plan::Wait(Some(until)),
         };
-        let Head { size, .. } = head;
-        let place = &policy.placements[placement];
+        let size = head.size;
+        let (place, usage) = (&policy.placements[placement], &usage[placement]);
         let (free, all) = (self.devices.free_cores(device), self.devices.cores(device));
-        let runs = (place.limit - running[placement]).min(self.devices.idle(device));
+        let runs = (place.limit - usage.running).min(self.devices.idle(device));
         let room = Room {
             rows: exactly.unwrap_or(head.rows),
             backlog: queue.rows(),
@@ -214,7 +167,7 @@ impl<W: Work> Scheduler<W> {
         if let Some(threads) = asked.or(policy.threads) {
             let share = if policy.placed { (all / place.limit.max(1)).max(1) } else { all };
             let choice = costs.best(size, &Room { cores: 1, all_cores: 1, ..room });
-            let limit = exactly.unwrap_or(choice.rows);
+            let limit = exactly.unwrap_or_else(|| in_time(queue, &head, choice.rows, threads, costs, now));
             let takes = costs.estimate(size, limit, threads);
             return Plan::Run { limit, threads, cores: threads.min(share).min(free), takes };
         }
@@ -222,8 +175,9 @@ impl<W: Work> Scheduler<W> {
             return Plan::Run { limit: policy.max_rows, threads: 1, cores: 1, takes: Some(takes) };
         }
         let Choice { rows, threads, takes, rate } = costs.next(size, &room, now);
-        if free < all && self.devices.runs(device) == running[placement] {
-            let whole = costs.best(size, &Room { cores: all, runs: runs + running[placement], ..room });
+        if free < all && self.devices.is_alone(device, model) {
+            let whole =
+                costs.best(size, &Room { cores: all, runs: runs + usage.running - usage.hung, ..room });
             // Its own runs are all that is in the way of a better one, and they end, as far as is known.
             let better = whole.rate > rate * WORTH_HOLDING * all as f64 / free as f64;
             if whole.threads > free
@@ -234,7 +188,8 @@ impl<W: Work> Scheduler<W> {
                 return Plan::Wait(Some(until));
             }
         }
-        let limit = exactly.unwrap_or(rows);
+        let limit = exactly.unwrap_or_else(|| in_time(queue, &head, rows, threads, costs, now));
+        let takes = if limit == rows { takes } else { costs.estimate(size, limit, threads) };
         Plan::Run { limit, threads, cores: threads, takes }
     }
 
@@ -251,22 +206,21 @@ impl<W: Work> Scheduler<W> {
         let late = now + Duration::from_secs_f64(takes.unwrap_or(0.0).min(3600.0) * MARGIN);
         let before = state.queue.bytes();
         let batch = state.queue.take(limit, now, late, &mut self.dead);
-        self.queued_bytes -= before - state.queue.bytes();
-        if state.queue.len() == 0 {
-            self.waiting.remove(&model);
-        }
+        self.have_left(model, before);
         if batch.is_empty() {
             return None;
         }
+        let state = self.models.get_mut(&model)?;
         // Background work is served beside the others and is no measure of their turn.
         if state.policy.class == Class::Traffic {
             let served = &mut self.served[state.policy.placements[placement].device];
-            *served = served.max(state.served[placement]);
+            *served = served.max(state.usage[placement].served);
         }
         let charged = takes.unwrap_or(UNKNOWN);
         let share = cores as f64 / f64::from(state.policy.weight.max(1));
-        state.served[placement] += charged * share;
-        state.running[placement] += 1;
+        let usage = &mut state.usage[placement];
+        usage.served += charged * share;
+        usage.running += 1;
         let rows = batch.iter().map(Work::rows).sum();
         // Shorter ones are filled up to the size of the largest.
         let size = batch.iter().map(Work::size).max().unwrap_or(0);
@@ -280,7 +234,7 @@ impl<W: Work> Scheduler<W> {
             began: now,
             share,
             crowded: false,
-            replaced: false,
+            hung: false,
         };
         let device = state.policy.placements[placement].device;
         let (worker, in_flight) = self.devices.begin(device, run, batch.len())?;
@@ -302,4 +256,35 @@ fn quick<W: Work>(policy: &Policy, queue: &Queue<W>, costs: &Costs) -> Option<f6
     let joins = queue.back().is_some_and(|back| queue.front().is_some_and(|front| front.joins_with(back)));
     let runs = 1 + if joins { rows.div_ceil(policy.max_rows) } else { queue.len() };
     (takes * (runs as f64) < QUICK).then_some(takes)
+}
+
+/// A run of at most so many rows, or of fewer where the deadlines are so near that fewer answer more in time.
+fn in_time<W: Work>(
+    queue: &Queue<W>,
+    head: &Head,
+    limit: usize,
+    threads: usize,
+    costs: &Costs,
+    now: Instant,
+) -> usize {
+    let ends = |rows: usize| {
+        let takes = costs.estimate(head.size, rows, threads)?.min(3600.0);
+        Some((takes, now + Duration::from_secs_f64(takes * MARGIN)))
+    };
+    let hurries = ends(limit).is_some_and(|(_, end)| head.due.is_some_and(|due| due < end));
+    if limit <= 1 || !hurries {
+        return limit;
+    }
+    let company: Vec<(usize, Option<Instant>)> = queue.company().collect();
+    let mut best = (0.0, limit);
+    for rows in std::iter::successors(Some(limit), |rows| Some(rows / 2)).take_while(|rows| *rows > 0) {
+        let Some((takes, end)) = ends(rows) else { break };
+        let in_time = company.iter().filter(|(_, due)| due.is_none_or(|due| due >= end));
+        let answered: usize = in_time.map(|(rows, _)| *rows).sum();
+        let rate = answered.min(rows) as f64 / takes;
+        if rate > best.0 {
+            best = (rate, rows);
+        }
+    }
+    best.1
 }

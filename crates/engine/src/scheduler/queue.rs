@@ -63,6 +63,8 @@ pub(super) struct Head {
     pub(super) size: u8,
     /// How many threads it asks for.
     pub(super) threads: Option<usize>,
+    /// The first of their deadlines.
+    pub(super) due: Option<Instant>,
 }
 
 /// The queue of a model.
@@ -129,18 +131,21 @@ impl<W: Work> Queue<W> {
         self.quiet_until
     }
 
-    /// Takes a request in.
-    ///
-    /// # Errors
-    /// With the request and the limit of its priority, when so many wait already.
-    pub(super) fn push(&mut self, work: W, now: Instant) -> Result<(), (W, usize)> {
+    /// The priority of a request, from 0, and how many of it may wait.
+    pub(super) fn limit(&self, work: &W) -> (usize, usize) {
         let priority = match usize::try_from(work.priority()) {
             Ok(priority) if (1..=self.lines.len()).contains(&priority) => priority - 1,
             Ok(_) | Err(_) => self.default_priority,
         };
+        (priority, self.lines[priority].level.limit)
+    }
+
+    /// Takes a request in; gives it back when as many of its priority wait as may.
+    pub(super) fn push(&mut self, work: W, now: Instant) -> Result<(), W> {
+        let (priority, limit) = self.limit(&work);
         let line = &mut self.lines[priority];
-        if line.queue.len() + line.delayed.len() >= line.level.limit {
-            return Err((work, line.level.limit));
+        if line.queue.len() + line.delayed.len() >= limit {
+            return Err(work);
         }
         let own = work.timeout().filter(|_| line.level.own_timeout);
         let timeout = match (line.level.timeout, own) {
@@ -207,7 +212,7 @@ impl<W: Work> Queue<W> {
     pub(super) fn head(&self, limit: usize) -> Option<Head> {
         let mut all = self.waiting().map(|waiting| &waiting.work);
         let first = all.next()?;
-        let (mut rows, mut size) = (first.rows(), first.size());
+        let (mut rows, mut size, mut due) = (first.rows(), first.size(), first.deadline());
         if first.joins() {
             let mut company = Company::default();
             first.joins_company(&mut company);
@@ -218,13 +223,22 @@ impl<W: Work> Queue<W> {
                 if rows + work.rows() <= limit && joins(first, work) && work.joins_company(&mut company) {
                     rows += work.rows();
                     size = size.max(work.size());
+                    due = earliest(due, work.deadline());
                 }
             }
         }
         // The oldest of each priority is its first.
         let queues = self.lines.iter().flat_map(|line| [&line.queue, &line.delayed]).chain([&self.again]);
         let since = queues.filter_map(|queue| queue.front()).map(|waiting| waiting.since).min()?;
-        Some(Head { rows, since, size, threads: first.threads() })
+        Some(Head { rows, since, size, threads: first.threads(), due })
+    }
+
+    /// The rows and deadlines of the first and of those that may run together with it.
+    pub(super) fn company(&self) -> impl Iterator<Item = (usize, Option<Instant>)> {
+        let first = self.front();
+        let others = self.waiting().skip(1).take(LOOK).map(|waiting| &waiting.work);
+        let joins = move |work: &&W| first.is_some_and(|first| first.joins() && joins(first, work));
+        first.into_iter().chain(others.filter(joins)).map(|work| (work.rows(), work.deadline()))
     }
 
     /// Takes the first and, up to `limit` rows, those that may run together with it. Left out are those
@@ -254,6 +268,12 @@ impl<W: Work> Queue<W> {
         self.forget(batch.iter());
         self.forget(dead[before..].iter().map(|(work, _)| work));
         batch
+    }
+
+    /// Takes all that waits.
+    pub(super) fn take_all(&mut self) -> Vec<W> {
+        let levels: Vec<Level> = self.lines.iter().map(|line| line.level.clone()).collect();
+        std::mem::replace(self, Self::new(&levels, self.default_priority)).into_all().collect()
     }
 
     /// All that waits.

@@ -9,53 +9,10 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
-use super::*;
-
-/// A request of the simulation.
-#[derive(Clone, Debug)]
-pub(super) struct Call {
-    id: usize,
-    rows: usize,
-    /// Calls of the same kind may run together.
-    kind: u8,
-    priority: u64,
-    deadline: Option<Instant>,
-    timeout: Option<Duration>,
-    arrived: Instant,
-}
-
-impl Work for Call {
-    fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-    fn rows(&self) -> usize {
-        self.rows
-    }
-    fn bytes(&self) -> usize {
-        self.rows * 64
-    }
-    fn size(&self) -> u8 {
-        6
-    }
-    fn joins(&self) -> bool {
-        true
-    }
-    fn joins_with(&self, other: &Self) -> bool {
-        self.kind == other.kind
-    }
-    fn priority(&self) -> u64 {
-        self.priority
-    }
-    fn timeout(&self) -> Option<Duration> {
-        self.timeout
-    }
-    fn threads(&self) -> Option<usize> {
-        None
-    }
-}
+use super::{
+    tests::{Job as Call, job},
+    *,
+};
 
 /// How long a run of so many rows on so many threads takes, in seconds.
 pub(super) type Cost = fn(usize, usize) -> f64;
@@ -145,8 +102,7 @@ impl World {
     /// A request of the model arrives after so many seconds.
     pub(super) fn send(&mut self, model: usize, after: f64, change: impl FnOnce(&mut Call)) {
         let arrived = self.now + Duration::from_secs_f64(after);
-        let mut call =
-            Call { id: self.sent, rows: 1, kind: 0, priority: 0, deadline: None, timeout: None, arrived };
+        let mut call = Call { arrived, ..job(self.sent) };
         self.sent += 1;
         change(&mut call);
         self.at(arrived, Event::Arrives(model, call));

@@ -114,7 +114,7 @@ proptest! {
             after += f64::from(sent.after) / 1e7;
             world.send(model, after, |call| {
                 call.rows = sent.rows.min(policies[model].max_rows);
-                (call.kind, call.priority) = (sent.kind, sent.priority);
+                (call.kind, call.priority) = (Some(sent.kind), sent.priority);
                 call.deadline = sent.deadline.map(|after| call.arrived + Duration::from_micros(after.into()));
                 call.timeout = sent.timeout.map(|after| Duration::from_micros(after.into()));
             });
