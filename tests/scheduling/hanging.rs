@@ -57,7 +57,8 @@ async fn it_is_told_everywhere_and_holds_up_neither_other_models_nor_its_own_cal
     refused(server.infer(ask("endless")).await, Code::Unavailable, &["'endless'", "version 1", STUCK]);
     assert!(!ready("endless").await && ready("echo").await);
     assert!(!client.server_ready(ServerReadyRequest {}).await.expect("an answer").into_inner().ready);
-    assert_eq!(server.get("/health/ready").0, 503);
+    let (code, why) = server.get("/health/ready");
+    assert!(code == 503 && why.trim_end().ends_with("these do not: endless"), "{code} {why}");
     assert_eq!(server.get("/health/live").0, 200);
     let index = client.repository_index(RepositoryIndexRequest::default()).await.expect("an answer");
     let rows = index.into_inner().models;

@@ -39,17 +39,19 @@ pub struct LoadError {
     pub reason: String,
     /// A copy that is still going on explains it, so that waiting may help.
     pub waiting: bool,
+    /// It has left a run behind that does not end: another attempt would leave another.
+    pub hangs: bool,
 }
 
 impl LoadError {
     /// For good, as far as can be known.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), waiting: false }
+        Self { reason: reason.into(), waiting: false, hangs: false }
     }
 
     /// Perhaps only until a copy is complete.
     pub fn waiting(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), waiting: true }
+        Self { reason: reason.into(), waiting: true, hangs: false }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     batch::{self, Traits},
     executable::Executable,
     padding::{Company, Extents},
+    pool::STUCK,
     reply::Reply,
     scheduler::{Fate, Work},
     value::Call,
@@ -79,6 +80,7 @@ impl Job {
                 let model = self.executable.name.to_string();
                 self.fail(Error::QueueTimeout { model, waited });
             }
+            Fate::Stuck => self.not_ready(STUCK),
         }
     }
 

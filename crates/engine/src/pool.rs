@@ -199,9 +199,9 @@ impl Pool {
             .any(|(device, load)| load.healthy && load.workers > 0 && counts(device))
     }
 
-    /// How many runs are not expected to end.
-    pub fn hung(&self) -> usize {
-        self.shared.slots.iter().filter(|slot| slot.unanswered(|run| run.hung).is_some()).count()
+    /// The versions none of whose runs is expected to end.
+    pub fn stuck(&self) -> Vec<ModelKey> {
+        lock(&self.shared.scheduler).stuck()
     }
 
     /// What every device is doing.

@@ -142,6 +142,9 @@ impl Done {
     }
 
     fn answer(&self, mut jobs: Vec<Job>, output: Output, took: Duration) {
+        if jobs.is_empty() {
+            return; // They have been answered without it.
+        }
         let rows: Vec<usize> = jobs.iter().map(Work::rows).collect();
         if let [rows] = rows[..]
             && (rows == self.total || !jobs[0].joins())

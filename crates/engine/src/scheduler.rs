@@ -9,6 +9,7 @@
 //! - `batching`: whether a batch runs now or waits for company.
 //! - `cost`: what runs have cost, and what is best run because of it.
 //! - `devices`: workers and cores, and who uses them.
+//! - `hanging`: runs that are not expected to end.
 //! - `policy`: what a model's configuration says to all this.
 //!
 //! Requests wait in their model's one queue and are bound to a device as late as can be: when one
@@ -25,6 +26,7 @@ mod conservation;
 mod cost;
 mod devices;
 mod dispatch;
+mod hanging;
 mod policy;
 mod queue;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use batching::{Pace, Ready, ready};
 use cost::{Choice, Costs, Room};
 pub use devices::{DeviceLoad, InFlight, Substitute, WorkerIndex, most_workers};
 use devices::{Devices, KINDS, Run};
+pub use hanging::Hang;
 pub use policy::{Class, Placement, Policy};
 pub use queue::{Fate, Level};
 use queue::{Head, Queue, earliest};
@@ -130,19 +133,6 @@ pub struct Dispatch<W> {
     /// It is over so soon, and so little else is going on, that it is best run by the thread that brought the
     /// request, in the place of the worker.
     pub here: bool,
-}
-
-/// What follows from a run that is not expected to end.
-#[derive(Debug)]
-pub struct Hang<W> {
-    /// Who takes the place of its worker.
-    pub substitute: Substitute,
-    /// What waited for the model, if it is stuck now.
-    pub refused: Vec<W>,
-    /// What that one begins with.
-    pub dispatches: Vec<Dispatch<W>>,
-    /// The model has been removed: nobody needs the run any more.
-    pub model_is_gone: bool,
 }
 
 /// What tells runs of a model apart: the size of a row as a power of two of bytes, rows, threads.
@@ -290,6 +280,7 @@ impl<W: Work> Scheduler<W> {
             policy.never_join();
         }
         (state.policy, state.usage) = (policy, usage);
+        self.refuse_stuck();
         std::iter::from_fn(|| self.give_to_idle(model, now)).collect()
     }
 
@@ -357,12 +348,13 @@ impl<W: Work> Scheduler<W> {
         now: Instant,
     ) -> Result<Vec<Dispatch<W>>, Vec<W>> {
         let Some(state) = self.models.get_mut(&model) else { return Err(works) };
-        if !self.devices.any_healthy(&state.policy.placements) {
+        if works.is_empty() || !self.devices.any_healthy(&state.policy.placements) {
             return Err(works);
         }
         self.queued_bytes += works.iter().map(Work::bytes).sum::<usize>();
         state.queue.push_again(works, now);
         self.waiting.insert(model);
+        self.refuse_stuck();
         Ok(std::iter::from_fn(|| self.give_to_idle(model, now)).collect())
     }
 
@@ -374,36 +366,6 @@ impl<W: Work> Scheduler<W> {
         }
     }
 
-    /// The run of this worker is not expected to end: another worker takes its place on the device. `None` when
-    /// it is not running anything, or was told before.
-    pub fn hangs(&mut self, worker: WorkerIndex, now: Instant) -> Option<Hang<W>> {
-        let (model, device, substitute) = self.devices.hangs(worker)?;
-        if let Some(state) = self.models.get_mut(&model) {
-            let index = state.policy.placements.iter().position(|place| place.device == device);
-            if let Some(index) = index {
-                state.usage[index].hung += 1;
-            }
-        }
-        let refused = if self.is_stuck(model) { self.strand(model) } else { Vec::new() };
-        let model_is_gone = !self.models.contains_key(&model);
-        // An old one may be able to begin at once.
-        Some(Hang { substitute, refused, dispatches: self.fill(device, now), model_is_gone })
-    }
-
-    /// Whether every run that the model may have at once is on, and none of them is expected to end: it answers
-    /// nothing any more.
-    pub fn is_stuck(&self, model: ModelKey) -> bool {
-        let Some(state) = self.models.get(&model) else { return false };
-        let mut places = state
-            .policy
-            .placements
-            .iter()
-            .zip(&state.usage)
-            .filter(|(placement, _)| self.devices.is_healthy(placement.device) && placement.limit > 0)
-            .peekable();
-        places.peek().is_some() && places.all(|(placement, usage)| usage.hung >= placement.limit)
-    }
-
     /// A device can run nothing any more. Gives back what only it could have run.
     pub fn fail_device(&mut self, device: usize) -> Vec<W> {
         self.devices.fail(device);
@@ -413,7 +375,9 @@ impl<W: Work> Scheduler<W> {
             .filter(|model| !self.devices.any_healthy(&self.models[model].policy.placements))
             .copied()
             .collect();
-        stranded.into_iter().flat_map(|model| self.strand(model)).collect()
+        let works = stranded.into_iter().flat_map(|model| self.strand(model)).collect();
+        self.refuse_stuck();
+        works
     }
 
     /// Time has passed: refuses what has waited too long, and runs what has waited for company long enough.
@@ -448,11 +412,6 @@ impl<W: Work> Scheduler<W> {
     /// How many requests of the model wait.
     pub fn queued(&self, model: ModelKey) -> usize {
         self.models.get(&model).map_or(0, |state| state.queue.len())
-    }
-
-    /// How many runs of the model are not expected to end.
-    pub fn hung(&self, model: ModelKey) -> usize {
-        self.models.get(&model).map_or(0, |state| state.usage.iter().map(|usage| usage.hung).sum())
     }
 
     /// How many runs of the model are on workers.

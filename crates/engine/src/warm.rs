@@ -5,6 +5,7 @@
 //! and they give way to traffic.
 
 use std::{
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +85,7 @@ pub fn warm(
         let device = pool.devices()[index];
         let executable = Arc::new(live.executable().for_warming(index)?);
         let registration = pool.register(Policy::background(index));
-        let oven = Oven { live, executable, registration, index, device, stop };
+        let oven = Oven { live, executable, registration, index, device, stop, hangs: Cell::new(false) };
         for trial in &trials {
             match oven.settle(trial) {
                 Ok(Some(done)) => {
@@ -110,6 +111,8 @@ struct Oven<'a> {
     index: usize,
     device: Device,
     stop: &'a AtomicBool,
+    /// A run has not ended.
+    hangs: Cell<bool>,
 }
 
 impl Oven<'_> {
@@ -153,6 +156,7 @@ impl Oven<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
+            self.hangs.set(true);
             let message = format!("a run of it did not end within {} s", LONGEST_RUN.as_secs());
             return Err(Error::Model { model: self.live.model.to_string(), message });
         };
@@ -194,9 +198,10 @@ impl Oven<'_> {
             other => other.to_string(),
         };
         match trial.advice {
-            Some(advice) => Err(LoadError::new(format!(
-                "it failed while warming up on {device}, {name}: {message}; {advice}"
-            ))),
+            Some(advice) => {
+                let reason = format!("it failed while warming up on {device}, {name}: {message}; {advice}");
+                Err(LoadError { hangs: self.hangs.get(), ..LoadError::new(reason) })
+            }
             None => {
                 debug!(model = %quote(&self.live.model), %device, "not warmed with {name}: {message}");
                 Ok(())

@@ -86,7 +86,7 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
     if !snapshot.settled {
         return Some("models are loading".to_owned());
     }
-    let waiting = snapshot.routes.iter().filter(|(_, route)| !route.unloaded && route.newest().is_none());
+    let waiting = snapshot.routes.iter().filter(|(_, route)| !route.unloaded && !route.serves());
     Some(format!(
         "with --strict-readiness every model has to serve, and these do not: {}",
         list(waiting.map(|(name, _)| &**name))

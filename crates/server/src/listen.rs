@@ -94,9 +94,13 @@ impl Listener {
         finish(&mut connections, bound).await;
         let busy = connections.len();
         if busy > 0 {
-            // Whoever still waits is told so, and not only that the connection is gone.
-            this.service.pool.abandon();
-            finish(&mut connections, LAST_WORDS).await;
+            // Whoever still waits is told so, and not only that the connection is gone: again and again,
+            // because some are on their way to where they wait.
+            let end = tokio::time::Instant::now() + LAST_WORDS;
+            while !connections.is_empty() && tokio::time::Instant::now() < end {
+                this.service.pool.abandon();
+                finish(&mut connections, LAST_WORDS / 20).await;
+            }
             connections.shutdown().await;
         }
         busy

@@ -240,14 +240,16 @@ fn limits(options: &Options) -> anyhow::Result<Limits> {
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a
 /// worker reaches them, but until then they hold memory.
 async fn sweep(pool: Pool, table: Arc<Table>) {
-    let mut hung = 0;
+    let mut stuck = Vec::new();
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         pool.sweep();
         // A model that hangs is not ready: those who watch it are told.
-        if std::mem::replace(&mut hung, pool.hung()) != hung {
+        let now = pool.stuck();
+        if stuck != now {
+            stuck = now;
             table.change(|_| ());
         }
     }

@@ -131,7 +131,7 @@ impl Backend for Torch {
 }
 
 fn unfit(error: &archive::ArchiveError) -> LoadError {
-    LoadError { reason: error.to_string(), waiting: error.may_be_growing() }
+    LoadError { waiting: error.may_be_growing(), ..LoadError::new(error.to_string()) }
 }
 
 fn failed(file: &Path, text: &str) -> LoadError {

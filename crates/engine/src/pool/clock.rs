@@ -9,7 +9,7 @@ use std::{
 
 use tracing::error;
 
-use super::{Job, STUCK, Shared, lock};
+use super::{Job, Shared, lock, worker::Current};
 use crate::{
     scheduler::{Hang, Scheduler, Substitute},
     text::quote,
@@ -73,27 +73,29 @@ impl Shared {
     /// Gives the place of a worker whose run does not end to another, so that the device is not lost.
     fn look_for_hung_runs(self: &Arc<Self>) {
         for (worker, slot) in self.slots.iter().enumerate() {
-            let Some((name, executable, jobs)) = slot.find_hung(self.settings.hung_after) else { continue };
+            let Some((name, Current { executable, since, jobs, .. })) =
+                slot.find_hung(self.settings.hung_after)
+            else {
+                continue;
+            };
             let seconds = self.settings.hung_after.as_secs();
             let (model, version) = (quote(&executable.name), executable.version);
             error!(%model, %version, worker = name,
                 "a run has not ended after {seconds} s; its thread cannot be stopped, another takes its place");
             // Nobody behind it is to wait for it.
             jobs.leave_order();
-            let hang = self.schedule(|scheduler, now| scheduler.hangs(worker, now));
-            let Some(Hang { substitute, refused, dispatches, model_is_gone }) = hang else { continue };
+            let hang = self.schedule(|scheduler, now| scheduler.hangs(worker, since, now));
+            let Some(Hang { substitute, dispatches, model_is_gone }) = hang else { continue };
             self.hand_out(dispatches);
-            for job in refused {
-                job.not_ready(STUCK);
-            }
             if model_is_gone {
                 jobs.take().into_iter().for_each(Job::refuse);
             }
             match substitute {
-                Substitute::Known => {}
+                Substitute::Known | Substitute::Unneeded => {}
                 Substitute::New(new, device) => {
                     if let Err(why) = self.start_worker(new, device) {
                         error!("no thread could be started in its place: {why}");
+                        self.schedule(|scheduler, _| scheduler.not_started(new));
                     }
                 }
                 Substitute::Nobody => error!(

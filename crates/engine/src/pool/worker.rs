@@ -36,7 +36,7 @@ pub(super) struct Slot {
 }
 
 /// A run that has begun.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Current {
     pub(super) executable: Arc<Executable>,
     pub(super) model: ModelKey,
@@ -105,12 +105,12 @@ impl Slot {
     }
 
     /// The run that it is on, if that has taken so long and nobody has seen it yet; it is seen now.
-    pub(super) fn find_hung(&self, after: Duration) -> Option<(String, Arc<Executable>, Arc<Unanswered>)> {
+    pub(super) fn find_hung(&self, after: Duration) -> Option<(String, Current)> {
         let mut current = lock(&self.current);
         let run = current.as_mut().filter(|run| !run.hung && run.since.elapsed() >= after)?;
         run.hung = true;
         let name = self.name.get().map(|(_, name)| name.clone()).unwrap_or_default();
-        Some((name, Arc::clone(&run.executable), Arc::clone(&run.jobs)))
+        Some((name, run.clone()))
     }
 }
 
@@ -120,12 +120,12 @@ impl Shared {
         let number =
             self.slots.iter().filter(|slot| slot.name.get().is_some_and(|(on, _)| *on == device)).count();
         let name = format!("{}-{number}", self.devices[device]);
-        self.slots[worker].name.get_or_init(|| (device, name.clone()));
         let shared = Arc::clone(self);
-        thread::Builder::new().name(name).spawn(move || {
+        thread::Builder::new().name(name.clone()).spawn(move || {
             let mut context = shared.backend.enter_worker(shared.devices[device]);
             shared.work(worker, &mut *context);
         })?;
+        self.slots[worker].name.get_or_init(|| (device, name));
         Ok(())
     }
 

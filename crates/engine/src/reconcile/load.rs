@@ -78,7 +78,7 @@ impl Loader {
             }
             let outcome = catch_unwind(AssertUnwindSafe(|| self.step(task, step))).unwrap_or_else(|_| {
                 let reason = "the backend panicked while loading it; this is a bug, see the log".to_owned();
-                Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None })
+                Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None, for_good: false })
             });
             count(task, &outcome);
             let passes = outcome.passes(serves) || matches!(outcome, Outcome::Verified);
@@ -95,7 +95,9 @@ impl Loader {
             What::Rebind(live) => match self.rebind(live, &task.config) {
                 Ok(Some(live)) => Ok(Outcome::Rebound(live)),
                 Ok(None) => self.load(task, step, None, None),
-                Err(error) => Err(NotPassed { step: Step::Load, reason: error.reason, digest: None }),
+                Err(error) => {
+                    Err(NotPassed { step: Step::Load, reason: error.reason, digest: None, for_good: false })
+                }
             },
             What::Load { serving, failed } => self.load(task, step, serving.as_ref(), *failed),
         };
@@ -119,6 +121,7 @@ impl Loader {
                 step: if error.waiting { Step::Copy } else { step },
                 reason: error.reason,
                 digest: Some(digest),
+                for_good: error.hangs,
             }
         };
         match serving {
@@ -145,7 +148,7 @@ impl Loader {
         // What was loaded must be what is there.
         if !step.files.is_as_seen() {
             let reason = "it was changed while it was being loaded".to_owned();
-            return Err(NotPassed { step: Step::Copy, reason, digest: None });
+            return Err(NotPassed { step: Step::Copy, reason, digest: None, for_good: false });
         }
         let examples = self.examples(task);
         // What it costs is much like what the version before it did, and service tells the rest.
@@ -180,6 +183,7 @@ impl Loader {
             step: if waiting { Step::Copy } else { Step::Verify },
             reason,
             digest: None,
+            for_good: false,
         };
         // Cheap, and answers for most copies that are still going on.
         self.parts

@@ -84,7 +84,7 @@ fn a_change_after_a_change_leaves_no_gap() {
     assert_eq!(world.loading.len(), 1);
     world.write("a", 1, 2);
     world.write("a", 3, 3);
-    world.finish_failing(Step::Copy);
+    world.finish_failing(Step::Copy, false);
     assert_eq!(world.serving("a"), [(3, 3)], "until the disk has been looked at again");
     world.quiet();
     assert_eq!(world.serving("a"), [(3, 3)]);
@@ -117,10 +117,23 @@ fn a_change_in_place_that_fails_is_not_tried_without_end() {
     world.finish(0);
     world.disk.get_mut("a").unwrap().policy = "versions: {latest: 2}";
     world.look();
-    world.finish_failing(Step::Load);
+    world.finish_failing(Step::Load, false);
     assert!(world.loading.is_empty());
     assert_eq!(world.serving("a"), [(1, 1)]);
     world.pass(Duration::from_secs(1));
+    assert_eq!(world.loading.len(), 1);
+}
+
+#[test]
+fn what_hangs_while_it_is_warmed_is_not_tried_again_until_it_changes() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.look();
+    world.finish_failing(Step::Warm, true);
+    world.pass(Duration::from_secs(3600));
+    assert!(world.loading.is_empty());
+    world.write("a", 1, 2);
+    world.look();
     assert_eq!(world.loading.len(), 1);
 }
 

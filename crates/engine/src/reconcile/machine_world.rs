@@ -220,9 +220,9 @@ impl World {
     }
 
     /// A loader has no luck with anything, in this step.
-    pub(super) fn finish_failing(&mut self, step: Step) {
+    pub(super) fn finish_failing(&mut self, step: Step, for_good: bool) {
         let Some(task) = self.loading.pop_front() else { return };
-        let failed = || NotPassed { step, reason: "no luck".to_owned(), digest: None };
+        let failed = || NotPassed { step, reason: "no luck".to_owned(), digest: None, for_good };
         let outcomes = task.steps.iter().map(|_| Outcome::Failed(failed())).collect();
         let at = self.at();
         self.machine.finished(task.id, outcomes, task.only_verify, at);
@@ -257,6 +257,7 @@ impl World {
                     step: if fails_late(content) { Step::Load } else { Step::Verify },
                     reason: "bad".to_owned(),
                     digest: Some(digest),
+                    for_good: false,
                 })
             }
             What::Load { .. } if only_verify => Outcome::Verified,

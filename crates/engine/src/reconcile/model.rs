@@ -387,14 +387,15 @@ impl<L: Clone> Model<L> {
         config: &Arc<ModelConfig>,
         at: Moment,
     ) {
-        let NotPassed { step: stage, reason, digest } = not_passed;
+        let NotPassed { step: stage, reason, digest, for_good } = not_passed;
         let before = self.failed.get(&step.version).filter(|failed| {
             let same_bytes = digest.is_some() && failed.digest == *digest || failed.files == step.files;
             same_bytes && failed.config.difference(config) == Difference::None
         });
         let attempts = before.map_or(0, |failed| failed.shown.attempts).saturating_add(1);
         // What served had to go for it, and would again: it must change first.
-        let retries = self.retries && !(self.made_room && matches!(stage, Step::Load | Step::Warm));
+        let had_to_go = self.made_room && matches!(stage, Step::Load | Step::Warm);
+        let retries = self.retries && !had_to_go && !for_good;
         let delay = FIRST_RETRY.saturating_mul(1 << (attempts - 1).min(16)).min(LAST_RETRY);
         let next = retries.then_some(delay);
         self.log_failure(step.version, not_passed, attempts, next);

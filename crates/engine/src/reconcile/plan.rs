@@ -90,6 +90,8 @@ pub(super) struct NotPassed {
     pub(super) reason: String,
     /// Its bytes, when they could be read.
     pub(super) digest: Option<Digest>,
+    /// Another attempt would do harm.
+    pub(super) for_good: bool,
 }
 
 impl<L> Outcome<L> {
@@ -98,7 +100,7 @@ impl<L> Outcome<L> {
         if keep {
             return Self::Untouched;
         }
-        Self::Failed(NotPassed { step: Step::Load, reason: reason.to_owned(), digest: None })
+        Self::Failed(NotPassed { step: Step::Load, reason: reason.to_owned(), digest: None, for_good: false })
     }
 
     /// Whether the version can serve after it, given whether it does before.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Dispatch, ModelKey, ModelState, Room, Scheduler, Work, earliest};
+use super::{Dispatch, Fate, ModelKey, ModelState, Room, Scheduler, Work, earliest};
 
 /// For so many looks at what waits, one more is refused: looking at all of a long queue for each that is
 /// refused would be most of what an overloaded server does.
@@ -129,6 +129,16 @@ impl<W: Work> Scheduler<W> {
         let works = state.queue.take_all();
         self.have_left(model, before);
         works
+    }
+
+    /// Refuses what waits for models that are stuck.
+    pub(super) fn refuse_stuck(&mut self) {
+        for model in self.waiting.iter().copied().collect::<Vec<_>>() {
+            if self.is_stuck(model) {
+                let works = self.strand(model);
+                self.dead.extend(works.into_iter().map(|work| (work, Fate::Stuck)));
+            }
+        }
     }
 
     /// Why no request of the model is taken in, whatever it is.

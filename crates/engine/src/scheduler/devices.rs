@@ -45,7 +45,7 @@ pub struct DeviceLoad {
     pub in_flight: usize,
     /// Workers that have nothing to do.
     pub idle: usize,
-    /// Workers whose runs are expected to end, and those that have none.
+    /// Workers who have a place on it: all but those whose runs hang, and those who came back and are spare.
     pub workers: usize,
     /// Its cores, or as many as it has workers where it is no processor.
     pub cores: usize,
@@ -107,6 +107,8 @@ pub enum Substitute {
     Known,
     /// Nobody: there are as many as there may be. The device has a worker less.
     Nobody,
+    /// Nobody: the device has failed.
+    Unneeded,
 }
 
 /// Kinds of devices, by what runs cost on them.
@@ -269,14 +271,20 @@ impl Devices {
 
     /// The worker's run is not expected to end: whose it is, on which device, and who takes the worker's place.
     /// `None` where it has none, or it is known.
-    pub(super) fn hangs(&mut self, worker: WorkerIndex) -> Option<(ModelKey, usize, Substitute)> {
+    pub(super) fn hangs(
+        &mut self,
+        worker: WorkerIndex,
+        seen: Instant,
+    ) -> Option<(ModelKey, usize, Substitute)> {
         let Worker { device, run } = &mut self.workers[worker];
-        let (device, run) = (*device, run.as_mut().filter(|run| !run.hung)?);
+        let (device, run) = (*device, run.as_mut().filter(|run| !run.hung && run.began <= seen)?);
         run.hung = true;
         let (model, here) = (run.model, &mut self.devices[device]);
         here.used -= run.cores;
         here.taken -= 1;
-        let substitute = if let Some(spare) = here.spare.pop() {
+        let substitute = if !here.healthy {
+            Substitute::Unneeded
+        } else if let Some(spare) = here.spare.pop() {
             here.taken += 1;
             here.idle.push(spare);
             Substitute::Known
@@ -288,6 +296,15 @@ impl Devices {
             Substitute::Nobody
         };
         Some((model, device, substitute))
+    }
+
+    /// A new worker could not be started.
+    pub(super) fn not_started(&mut self, worker: WorkerIndex) {
+        self.devices[self.workers[worker].device].taken -= 1;
+    }
+
+    pub(super) fn has_workers(&self, device: usize) -> bool {
+        self.devices[device].taken > 0
     }
 
     #[cfg(test)]

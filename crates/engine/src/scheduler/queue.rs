@@ -33,6 +33,8 @@ pub enum Fate {
         /// How long that was.
         waited: Duration,
     },
+    /// None of the runs that its model may have at once is expected to end.
+    Stuck,
 }
 
 #[derive(Debug)]
