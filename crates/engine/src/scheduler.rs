@@ -40,7 +40,7 @@ use std::{
 pub use admission::Refusal;
 use admission::Sweeps;
 use batching::{Pace, Ready, ready};
-use cost::{Choice, Costs, Room};
+use cost::{CLOSE_BESIDE_OTHERS, Choice, Costs, Room};
 pub use devices::{DeviceLoad, InFlight, Substitute, WorkerIndex, most_workers};
 use devices::{Devices, KINDS, Run};
 pub use hanging::Hang;
@@ -107,7 +107,7 @@ const WORTH_HOLDING: f64 = 1.08;
 
 /// Seconds. A run that takes less than this may be made by the thread that brought the request, where requests
 /// come so much more seldom that no batch is missed: it is two threads less that have to be woken.
-const AT_ONCE: f64 = 50e-6;
+const AT_ONCE: f64 = 200e-6;
 /// How much more seldom.
 const SELDOM: f64 = 4.0;
 

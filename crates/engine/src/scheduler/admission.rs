@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Dispatch, Fate, ModelKey, ModelState, Room, Scheduler, Work, earliest};
+use super::{Class, Dispatch, Fate, ModelKey, ModelState, Room, Scheduler, Work, earliest};
 
 /// For so many looks at what waits, one more is refused: looking at all of a long queue for each that is
 /// refused would be most of what an overloaded server does.
@@ -174,6 +174,11 @@ impl<W: Work> Scheduler<W> {
             }
             self.waiting.insert(model);
         }
+        if state.policy.class == Class::Traffic {
+            for placement in &state.policy.placements {
+                self.devices.wanted(placement.device, model, now);
+            }
+        }
         self.wake = earliest(self.wake, state.queue.next_timeout());
         self.queued_bytes += bytes;
         Ok(())
@@ -196,6 +201,7 @@ impl<W: Work> Scheduler<W> {
                     cores,
                     all_cores: cores,
                     runs: placement.limit,
+                    shared: false,
                 };
                 self.costs(state, placement.device).best(head.size, &room).rate
             })

@@ -15,8 +15,11 @@ const FASTER: f64 = 0.4;
 const SLOWER: f64 = 0.2;
 /// ... and one that took more than so many times as long says little of what runs cost.
 const WILD: f64 = 3.0;
-/// Rates that are this close are equal: then fewer threads and smaller batches are better.
+/// Rates that are this close are equal: then fewer threads and smaller batches are better ...
 const CLOSE: f64 = 0.95;
+/// ... and so are these where other models use the device, too. Then more threads are better, for they leave
+/// workers to the others, who would wait as long as a batch takes.
+pub(super) const CLOSE_BESIDE_OTHERS: f64 = 0.88;
 /// Twice the rows are hoped to take only this much longer.
 const HOPE_ROWS: f64 = 0.7;
 /// So much of the gain that other numbers of threads could bring at best is hoped for.
@@ -52,6 +55,8 @@ pub(super) struct Room {
     pub(super) all_cores: usize,
     /// Runs of the model that could begin.
     pub(super) runs: usize,
+    /// Whether other models use the device, too.
+    pub(super) shared: bool,
 }
 
 impl Room {
@@ -117,20 +122,21 @@ impl Costs {
 
     /// The run that gives the most rows per second, with what there is to run and to run it on.
     pub(super) fn best(&self, size: u8, room: &Room) -> Choice {
-        let threads = room.threads().last().unwrap_or(1);
-        let unknown = Choice { rows: 1, threads, takes: None, rate: 0.0 };
+        let mut counts: Vec<usize> = room.threads().collect();
+        let most = counts.last().copied().unwrap_or(1);
+        let unknown = Choice { rows: 1, threads: most, takes: None, rate: 0.0 };
         let Some(grid) = self.grid(size) else { return unknown };
-        let mut best: Option<Choice> = None;
-        for threads in room.threads() {
-            for rows in doublings(room.rows) {
-                let Some(choice) = grid.choice(rows, threads, room) else { continue };
-                // Smaller ones come first, so that a larger one has to be really better.
-                if best.is_none_or(|best| choice.rate * CLOSE > best.rate) {
-                    best = Some(choice);
-                }
-            }
+        if room.shared {
+            counts.reverse();
         }
-        best.unwrap_or(unknown)
+        // Where a run cannot have more of the device than one worker, others wait for whole batches.
+        let close_rows = if room.shared && most == 1 { CLOSE_BESIDE_OTHERS } else { CLOSE };
+        let close_threads = if room.shared { CLOSE_BESIDE_OTHERS } else { CLOSE };
+        let of = |threads| {
+            let choices = doublings(room.rows).filter_map(move |rows| grid.choice(rows, threads, room));
+            really_best(choices, close_rows)
+        };
+        really_best(counts.into_iter().filter_map(of), close_threads).unwrap_or(unknown)
     }
 
     /// As [`Costs::best`], but now and then something that is not known to be worse by much.
@@ -158,6 +164,11 @@ impl Costs {
         };
         exact.or_else(near).map(|(_, grid)| grid)
     }
+}
+
+/// The first, unless another is really better: rates that are as close as this are equal.
+fn really_best(choices: impl Iterator<Item = Choice>, close: f64) -> Option<Choice> {
+    choices.reduce(|best, choice| if choice.rate * close > best.rate { choice } else { best })
 }
 
 /// 1, 2, 4, ... up to and with `most`.
@@ -248,7 +259,8 @@ impl Grid {
             .filter(|threads| *threads != best.threads)
             .map(|threads| (best.rows, threads))
             .chain([best.rows / 2, best.rows * 2].into_iter().map(|rows| (rows, best.threads)))
-            .filter(|(rows, _)| (1..=room.rows).contains(rows))
+            // Nobody else is to wait longer for a guess.
+            .filter(|(rows, _)| (1..=room.rows).contains(rows) && !(room.shared && *rows > best.rows))
             .filter_map(|(rows, threads)| self.choice(rows, threads, room))
             .filter(|other| other.rate * HOPELESS > best.rate)
             .collect();

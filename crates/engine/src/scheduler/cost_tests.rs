@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn room(rows: usize, cores: usize) -> Room {
-    Room { rows, backlog: rows, cores, all_cores: 2, runs: 2 }
+    Room { rows, backlog: rows, cores, all_cores: 2, runs: 2, shared: false }
 }
 
 /// Knows everything of a model exactly.
@@ -37,6 +37,23 @@ fn more_threads_and_larger_batches_are_chosen_where_they_pay() {
     assert!(many.rows <= 8 && many.threads == 2, "{many:?}");
     // Where only one core is free, one it is.
     assert_eq!(resnet.best(6, &room(64, 1)).threads, 1);
+}
+
+#[test]
+fn beside_other_models_batches_are_smaller_where_that_costs_little() {
+    // A row takes 30 ms alone and 26.5 in a batch of 8.
+    let model = known(|rows, _| rows as f64 * 26.0 + 4.0);
+    let (mine, ours) = (room(8, 1), Room { shared: true, ..room(8, 1) });
+    assert_eq!((model.best(6, &mine).rows, model.best(6, &ours).rows), (8, 1));
+    // One run on all cores leaves a worker to the others, two runs side by side do not.
+    let model = known(|rows, threads| rows as f64 * if threads > 1 { 20.0 } else { 36.0 } + 4.0);
+    assert_eq!(
+        (model.best(6, &room(8, 2)).threads, model.best(6, &Room { shared: true, ..room(8, 2) }).threads),
+        (1, 2)
+    );
+    // Where a batch brings much, it is as large as ever.
+    let model = known(|_, _| 30.0);
+    assert_eq!((model.best(6, &mine).rows, model.best(6, &ours).rows), (8, 8));
 }
 
 #[test]
@@ -85,7 +102,7 @@ proptest! {
         for (size, rows, threads, micros) in runs {
             costs.record(size, rows, threads, Duration::from_micros(micros));
         }
-        let room = Room { rows, backlog: rows + more, cores, all_cores: cores + extra, runs: at_once };
+        let room = Room { rows, backlog: rows + more, cores, all_cores: cores + extra, runs: at_once, shared: false };
         for choice in [costs.best(size, &room), costs.next(size, &room, Instant::now())] {
             prop_assert!((1..=rows).contains(&choice.rows));
             prop_assert!((1..=cores).contains(&choice.threads));

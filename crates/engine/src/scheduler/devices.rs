@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{ModelKey, Placement};
@@ -90,6 +90,8 @@ struct Device {
     spare: Vec<WorkerIndex>,
     /// Runs of traffic that have begun while background work waited.
     passed_over: u32,
+    /// The model whose request came last, and the last of another one, with when they came.
+    wanted: [Option<(ModelKey, Instant)>; 2],
 }
 
 #[derive(Debug)]
@@ -110,6 +112,9 @@ pub enum Substitute {
     /// Nobody: the device has failed.
     Unneeded,
 }
+
+/// A model that has had a request within this time is likely to get another soon.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// Kinds of devices, by what runs cost on them.
 pub(super) const KINDS: usize = 2;
@@ -142,6 +147,7 @@ impl Devices {
             idle: Vec::new(),
             spare: Vec::new(),
             passed_over: 0,
+            wanted: [None; 2],
         };
         let workers = devices.iter().enumerate().flat_map(|(device, &(count, _))| {
             std::iter::repeat_with(move || Worker { device, run: None }).take(count)
@@ -222,6 +228,21 @@ impl Devices {
     pub(super) fn is_alone(&self, device: usize, model: ModelKey) -> bool {
         let here = self.workers.iter().filter(|worker| worker.device == device);
         here.filter_map(|worker| worker.run.as_ref()).all(|run| run.model == model || run.hung)
+    }
+
+    /// A request of the model has come that may run on the device.
+    pub(super) fn wanted(&mut self, device: usize, model: ModelKey, now: Instant) {
+        let [last, other] = &mut self.devices[device].wanted;
+        if last.is_some_and(|(last, _)| last != model) {
+            *other = *last;
+        }
+        *last = Some((model, now));
+    }
+
+    /// Whether requests of other models have come lately that may run on the device.
+    pub(super) fn is_shared(&self, device: usize, model: ModelKey, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < LATELY;
+        self.devices[device].wanted.iter().flatten().any(|&(other, at)| other != model && lately(at))
     }
 
     /// How many runs of traffic have begun while background work waited.

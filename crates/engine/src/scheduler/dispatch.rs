@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    AT_ONCE, BACKGROUND_WAITS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey, ModelState, PATIENCE,
-    Plan, Policy, QUICK, Queue, Ready, Room, Run, SELDOM, Scheduler, UNKNOWN, WORTH_HOLDING, Work, earliest,
-    ready,
+    AT_ONCE, BACKGROUND_WAITS, CLOSE_BESIDE_OTHERS, Choice, Class, Costs, Dispatch, Head, MARGIN, ModelKey,
+    ModelState, PATIENCE, Plan, Policy, QUICK, Queue, Ready, Room, Run, SELDOM, Scheduler, UNKNOWN,
+    WORTH_HOLDING, Work, earliest, ready,
 };
 
 /// Whose turn it is: traffic before background work, then by the service that it has had.
@@ -161,6 +161,7 @@ impl<W: Work> Scheduler<W> {
             cores: free,
             all_cores: all,
             runs,
+            shared: self.devices.is_shared(device, model, now),
         };
         // A run that asks for threads, such as one that measures, does not take them from others.
         let asked = head.threads.map(|threads| threads.min(free));
@@ -179,7 +180,8 @@ impl<W: Work> Scheduler<W> {
             let whole =
                 costs.best(size, &Room { cores: all, runs: runs + usage.running - usage.hung, ..room });
             // Its own runs are all that is in the way of a better one, and they end, as far as is known.
-            let better = whole.rate > rate * WORTH_HOLDING * all as f64 / free as f64;
+            let worth = if room.shared { CLOSE_BESIDE_OTHERS } else { WORTH_HOLDING };
+            let better = whole.rate > rate * worth * all as f64 / free as f64;
             if whole.threads > free
                 && better
                 && let Some(until) = whole.takes.and_then(patience)

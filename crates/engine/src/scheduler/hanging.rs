@@ -64,3 +64,7 @@ impl<W: Work> Scheduler<W> {
         self.models.get(&model).map_or(0, |state| state.usage.iter().map(|usage| usage.hung).sum())
     }
 }
+
+#[cfg(test)]
+#[path = "hanging_tests.rs"]
+mod tests;
