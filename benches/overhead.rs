@@ -100,7 +100,7 @@ async fn measure(floor: &Path, repository: &Path, model: &Path) -> Result<()> {
     println!(
         "identity, FP32 [1,16] but in the last row; one connection; medians of {PAIRS} pairs of rounds\n"
     );
-    println!("{}", report::HEAD);
+    println!("{}", report::head("floor", "sconce"));
     for scenario in scenarios() {
         let pairs = pairs(&mut floor, &mut sconce, &scenario).await?;
         println!("{}", report::row(scenario.name, &pairs));

@@ -15,6 +15,7 @@
 //! - `rpcs`: what each RPC tells, and which are not served
 //! - `scheduling`: what callers see of it: codes, deadlines, and how much of the machine is used
 //! - `shutdown`: signals, and what is in flight when they come
+//! - `streams`: conversations: frames, ends, callers who do not read
 //! - `tidy`: what a machine can see of how the code is kept
 //! - `traffic`: many calls, large ones, slow ones, late ones, and clients that give up
 //! - `wire`: messages on the wire: framing, encodings, sizes and the budget
@@ -39,6 +40,7 @@ mod refusals;
 mod rpcs;
 mod scheduling;
 mod shutdown;
+mod streams;
 mod tidy;
 mod traffic;
 mod wire;

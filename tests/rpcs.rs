@@ -81,6 +81,7 @@ async fn every_rpc_is_served_or_unimplemented() {
         "ModelInfer",
         "ModelMetadata",
         "ModelReady",
+        "ModelStreamInfer",
         "RepositoryIndex",
         "RepositoryModelLoad",
         "RepositoryModelUnload",

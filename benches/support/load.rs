@@ -208,6 +208,67 @@ impl Client {
         Ok(start.elapsed())
     }
 
+    /// The same over so many streams, each with `in_flight` at a time.
+    pub(crate) async fn streamed(
+        &mut self,
+        traffic: &Traffic,
+        requests: usize,
+        streams: usize,
+        in_flight: usize,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..streams {
+            callers.spawn(self.clone().conversation(traffic.clone(), requests / streams, in_flight));
+        }
+        let all = async {
+            while let Some(ended) = callers.join_next().await {
+                ended??;
+            }
+            Result::Ok(())
+        };
+        tokio::time::timeout(ROUND_LIMIT, all).await.map_err(|_| "a round did not end in a minute")??;
+        Ok(start.elapsed())
+    }
+
+    /// Requests on one stream, each sent when an answer has come, and every answer checked.
+    async fn conversation(mut self, traffic: Traffic, requests: usize, in_flight: usize) -> Result<()> {
+        std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
+        let (response, mut stream) =
+            self.sender.send_request(head(&self.address, "ModelStreamInfer")?, false)?;
+        let mut sent = in_flight.min(requests);
+        for _ in 0..sent {
+            stream.send_data(traffic.body.clone(), false)?;
+        }
+        let mut body = response.await?.into_body();
+        let (mut received, mut answered) = (BytesMut::new(), 0);
+        while answered < requests {
+            let frame = body.data().await.ok_or("the stream has ended")??;
+            body.flow_control().release_capacity(frame.len())?;
+            received.extend_from_slice(&frame);
+            while let Some(length) = received.get(1..PREFIX) {
+                let length = PREFIX + u32::from_be_bytes(length.try_into()?) as usize;
+                if received.len() < length {
+                    break;
+                }
+                // Raw contents are the last field of the answer, which is the last field of the message.
+                if !received.split_to(length).ends_with(&traffic.tensor) {
+                    return Err("an answer differs from what was sent".into());
+                }
+                answered += 1;
+                if sent < requests {
+                    stream.send_data(traffic.body.clone(), false)?;
+                    sent += 1;
+                }
+            }
+        }
+        stream.send_data(Bytes::new(), true)?;
+        match body.data().await {
+            Some(frame) => Err(format!("{} bytes too many", frame?.len()).into()),
+            None => Ok(()),
+        }
+    }
+
     async fn calls(mut self, traffic: Traffic, length: usize, left: Arc<AtomicUsize>) -> Result<()> {
         while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             let answer = self.infer(traffic.body.clone()).await?;

@@ -47,13 +47,13 @@ pub(crate) fn percentile(numbers: &[f64], part: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// The head of the table of [`row`]s.
-pub(crate) const HEAD: &str = concat!(
-    "                   server CPU us/request                         requests/s\n",
-    "                     floor   sconce  ratio  (min - max)             floor   sconce  ratio  (min - max)",
-);
+/// The head of the table of [`row`]s, whose pairs are of these two.
+pub(crate) fn head(first: &str, second: &str) -> String {
+    let pair = format!("{first:>8} {second:>8}  ratio  (min - max)     ");
+    format!("{:18}server CPU us/request                         requests/s\n{:18}{pair}    {pair}", "", "")
+}
 
-/// One line: pairs of rounds, the floor's first.
+/// One line: pairs of rounds, of which the second is divided by the first.
 pub(crate) fn row(name: &str, pairs: &[(Round, Round)]) -> String {
     let columns = |value: fn(&Round) -> f64, digits: usize| {
         let floor = Spread::of(pairs.iter().map(|(floor, _)| value(floor))).median;

@@ -1,6 +1,10 @@
 //! The RPCs of `inference.GRPCInferenceService`, one short method each.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,14 +21,16 @@ use sconce_proto::inference::{
     RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
     ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::{
     control::Control,
+    conversation::Conversation,
     from_proto,
     status::Codes,
     to_proto,
-    wire::{self, Body, Encoding, Limits, ResponseCompression},
+    wire::{self, Body, Encoding, Limits, Messages, ResponseCompression},
 };
 
 /// The path of every RPC of the service begins with this.
@@ -41,6 +47,15 @@ const EXTENSIONS: [&str; 5] = [
 
 type Answer<T> = Result<T, Box<Status>>;
 
+/// The header by which clients of Triton ask for real statuses on a stream.
+const REAL_ERRORS: &str = "triton_grpc_error";
+
+fn decode<Q: Message + Default>(data: Bytes) -> Answer<Q> {
+    Q::decode(data).map_err(|error| {
+        Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
+    })
+}
+
 /// The service. Shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -51,17 +66,22 @@ pub(crate) struct Service {
     pub(crate) codes: Codes,
     pub(crate) limits: Limits,
     pub(crate) compression: ResponseCompression,
+    /// Whether the server is to stop, so that conversations end.
+    pub(crate) stop: watch::Receiver<bool>,
+    /// How long a conversation lasts at most.
+    pub(crate) max_stream_age: Option<Duration>,
 }
 
 impl Service {
     /// Answers one call by its path.
-    pub(crate) async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn call(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
                 let infer = async |message, deadline, _held| self.model_infer(message, deadline).await;
                 self.unary(request, wire::check_infer_request, infer).await
             }
+            "ModelStreamInfer" => self.stream(request),
             "ServerLive" => self.ready_unary(request, |_: ServerLiveRequest| Ok(self.server_live())).await,
             "ServerReady" => self.ready_unary(request, |_: ServerReadyRequest| Ok(self.server_ready())).await,
             "ModelReady" => self.ready_unary(request, |message| self.model_ready(&message)).await,
@@ -95,11 +115,12 @@ impl Service {
         check: impl FnOnce(&[u8]) -> Answer<()>,
         handler: impl FnOnce(Q, Option<Instant>, Bytes) -> F,
     ) -> Response<Body> {
-        let (head, mut body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let answer = async {
             let packed = Encoding::of_request(&head.headers)?;
             let deadline = wire::deadline(&head.headers)?;
-            let receiving = wire::receive(&mut body, packed, &self.limits);
+            let mut messages = Messages::new(body, packed, &self.limits);
+            let receiving = messages.only();
             let data = match deadline {
                 None => receiving.await?,
                 Some(deadline) => {
@@ -109,10 +130,7 @@ impl Service {
             };
             check(&data)?;
             let held = data.clone();
-            let message = Q::decode(data).map_err(|error| {
-                Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
-            })?;
-            Answer::Ok((handler(message, deadline, held).await?, packed))
+            Answer::Ok((handler(decode(data)?, deadline, held).await?, packed))
         };
         match answer.await {
             Ok((answer, packed)) => {
@@ -120,6 +138,68 @@ impl Service {
                 wire::message(&answer, encoding, &self.limits.answers)
             }
             Err(status) => wire::status(&status),
+        }
+    }
+
+    /// Answers requests as they come, each like one of ModelInfer, in their order.
+    fn stream(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let begin = || Answer::Ok((Encoding::of_request(&head.headers)?, wire::deadline(&head.headers)?));
+        let (packed, deadline) = match begin() {
+            Ok(begun) => begun,
+            Err(status) => return wire::status(&status),
+        };
+        let encoding = Encoding::of_response(self.compression, packed, &head.headers);
+        let real_errors = head.headers.get(REAL_ERRORS).is_some_and(|value| value == "true");
+        let messages = futures_util::stream::unfold(
+            Messages::new(body, packed, &self.limits),
+            |mut messages| async move { messages.next().await.transpose().map(|message| (message, messages)) },
+        );
+        let this = Arc::clone(self);
+        let answer = move |data| Arc::clone(&this).answer_streamed(data, deadline, encoding, real_errors);
+        wire::stream(Conversation::new(messages, answer, deadline, self.closing()), encoding)
+    }
+
+    /// One message of a stream. An error ends the stream; what is wrong with a request alone is an answer,
+    /// unless the caller wants the stream to end with it.
+    async fn answer_streamed(
+        self: Arc<Self>,
+        data: Bytes,
+        deadline: Option<Instant>,
+        encoding: Option<Encoding>,
+        real_errors: bool,
+    ) -> Answer<Bytes> {
+        wire::check_infer_request(&data)?;
+        let request: ModelInferRequest = decode(data)?;
+        let id = request.id.clone();
+        let answer = async {
+            let response = self.model_infer(request, deadline).await?;
+            wire::encode(&to_proto::stream_response(response), encoding, &self.limits.answers)
+        };
+        match answer.await {
+            Err(status) if !real_errors => {
+                wire::encode(&to_proto::stream_error(id, &status), encoding, &self.limits.answers)
+            }
+            answer => answer,
+        }
+    }
+
+    /// When a stream that begins now is to end, and why.
+    fn closing(&self) -> impl Future<Output = Status> + Send + 'static {
+        let mut stop = self.stop.clone();
+        let age = self.max_stream_age;
+        async move {
+            let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
+            let aged = async {
+                match age {
+                    Some(age) => tokio::time::sleep(age).await,
+                    None => std::future::pending().await,
+                }
+            };
+            Status::unavailable(tokio::select! {
+                () = stopped => "the server is shutting down: what had been taken in is answered; open another stream",
+                () = aged => "the stream is as old as --max-stream-age allows: what had been taken in is answered; open another",
+            })
         }
     }
 

@@ -12,6 +12,7 @@ mod admin;
 mod cli;
 mod client;
 mod control;
+mod conversation;
 mod follow;
 mod from_proto;
 mod grpc;

@@ -34,8 +34,10 @@ use crate::{
 /// A stream may have so many bytes on their way before we have taken the first: a large tensor is not
 /// slowed by round trips.
 const STREAM_WINDOW: u32 = 4 << 20;
-/// As above, for all streams of a connection.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// As above, for all streams of a connection. h2 lets unread frames of less than 256 bytes waste half as much, and
+/// ends the connection of whoever wastes more: this is enough for a conversation of the smallest requests whose
+/// caller sends as much as he may and reads nothing.
+const CONNECTION_WINDOW: u32 = 48 << 20;
 /// Fewer, larger frames for large tensors.
 const MAX_FRAME: u32 = 1 << 20;
 /// Answers of a stream that wait for their reader.

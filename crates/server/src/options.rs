@@ -142,6 +142,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", env = "SCONCE_SEND_BUDGET")]
     pub(crate) send_budget: Option<ByteSize>,
 
+    /// How long a stream of requests lasts before the caller is told to open another [default: as long as its caller likes]
+    #[arg(long, value_name = "TIME", env = "SCONCE_MAX_STREAM_AGE")]
+    pub(crate) max_stream_age: Option<Period>,
+
     /// Calls at once on one connection; more wait at the client [default: 1024]
     #[arg(long, value_name = "COUNT", env = "SCONCE_MAX_CONCURRENT_STREAMS")]
     pub(crate) max_concurrent_streams: Option<std::num::NonZeroU32>,
@@ -226,6 +230,7 @@ impl ServeArgs {
             receive_budget,
             max_queued_bytes,
             send_budget,
+            max_stream_age,
             max_concurrent_streams,
             response_compression,
             triton_error_codes,

@@ -160,6 +160,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             codes,
             limits,
             compression: options.response_compression.unwrap_or_default(),
+            stop: stopped.clone(),
+            max_stream_age: options.max_stream_age.map(|Period(age)| age),
         }),
         routes,
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),

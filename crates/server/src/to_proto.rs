@@ -10,11 +10,12 @@ use sconce_engine::{
     value::Value,
 };
 use sconce_proto::inference::{
-    self as pb, ModelInferResponse, ModelMetadataResponse, RepositoryIndexResponse,
-    model_infer_response::InferOutputTensor, model_metadata_response::TensorMetadata,
-    repository_index_response::ModelIndex,
+    self as pb, InferParameter, ModelInferResponse, ModelMetadataResponse, ModelStreamInferResponse,
+    RepositoryIndexResponse, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
+    model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
 };
 use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
+use tonic::Status;
 
 use crate::models;
 
@@ -48,6 +49,19 @@ pub(crate) fn infer_response(
         });
     }
     response
+}
+
+/// An answer of ModelStreamInfer: the only one to its request.
+pub(crate) fn stream_response(mut response: ModelInferResponse) -> ModelStreamInferResponse {
+    let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+    response.parameters.insert("triton_final_response".to_owned(), last);
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+}
+
+/// The same for a request that failed. As in Triton it has no code, but the request's id.
+pub(crate) fn stream_error(id: String, status: &Status) -> ModelStreamInferResponse {
+    let response = stream_response(ModelInferResponse { id, ..ModelInferResponse::default() });
+    ModelStreamInferResponse { error_message: status.message().to_owned(), ..response }
 }
 
 /// The answer to ModelMetadata.

@@ -281,17 +281,6 @@ describe('a client made in Node', () => {
     checkAddSub(await infer({}), first, second);
   });
 
-  test('is told where no streams are served', async () => {
-    const stream = client.ModelStreamInfer({ deadline: Date.now() + 30_000 });
-    const failed = new Promise((resolve, reject) => {
-      stream.on('error', resolve);
-      stream.on('data', () => reject(new Error('an answer, where none is served')));
-      stream.on('end', () => reject(new Error('an end without an error')));
-    });
-    stream.write(addSub(row(0, 1), row(1, 1)));
-    assert.equal((await failed).code, grpc.status.UNIMPLEMENTED);
-  });
-
   test('gets the right answer to each of 200 requests at once', async () => {
     await Promise.all(
       Array.from({ length: 200 }, async (_, index) => {
@@ -301,5 +290,24 @@ describe('a client made in Node', () => {
         checkAddSub(answer, first, second);
       }),
     );
+  });
+
+  test('has a conversation', async () => {
+    const stream = client.ModelStreamInfer({ deadline: Date.now() + 30_000 });
+    const rows = Array.from({ length: 100 }, (_, index) => [row(index, 0.5), row(1, index)]);
+    rows.forEach(([first, second], index) => stream.write(addSub(first, second, { id: `${index}` })));
+    stream.write({ model_name: 'absent', id: 'last' });
+    stream.end();
+    const answers = [];
+    for await (const answer of stream) answers.push(answer);
+    assert.equal(answers.length, 101);
+    rows.forEach(([first, second], index) => {
+      const { error_message: error, infer_response: answer } = answers[index];
+      assert.deepEqual([error, answer.id], ['', `${index}`]);
+      assert.equal(answer.parameters.triton_final_response.bool_param, true);
+      checkAddSub(answer, first, second);
+    });
+    const { error_message: error, infer_response: failed } = answers[100];
+    assert.deepEqual([error, failed.id], ["Request for unknown model: 'absent' is not found", 'last']);
   });
 });

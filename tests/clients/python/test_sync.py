@@ -1,7 +1,5 @@
 """The synchronous tritonclient against a live server that serves model_repository."""
 
-import contextlib
-import queue
 import unittest
 
 import grpc
@@ -82,16 +80,6 @@ class Server(Case):
             with self.subTest(name), self.refused(UNIMPLEMENTED):
                 call()
         self.check_alive()
-
-    def test_says_so_where_it_serves_no_streams(self):
-        answers = queue.Queue()
-        self.client.start_stream(lambda result, error: answers.put((result, error)))
-        with contextlib.suppress(InferenceServerException):  # where the answer came before the request
-            self.client.async_stream_infer("add_sub", pair_inputs(*pair(1, seed=1)))
-        result, error = answers.get(timeout=WAIT)
-        self.client.stop_stream()
-        self.assertIsNone(result)
-        self.assertEqual(error.status(), UNIMPLEMENTED)
 
     def test_says_so_where_an_rpc_does_not_exist(self):
         with grpc.insecure_channel(address()) as channel, self.refused(UNIMPLEMENTED):

@@ -1,4 +1,4 @@
-//! gRPC on the wire, for unary calls: messages in, one message and its trailers out.
+//! gRPC on the wire: messages in, messages and their trailers out.
 //!
 //! Our own because three promises need it: malformed protobuf and oversized messages get the right
 //! codes, every byte that is received or decompressed counts against one budget *before* it is kept,
@@ -7,8 +7,8 @@
 //! - `budget`: how many bytes may be in memory
 //! - `complexity`: how much a message would become when it is decoded
 //! - `compression`: gzip, deflate, zstd, bounded
-//! - `receive`: a message out of an HTTP/2 stream
-//! - `respond`: a message or a status into one
+//! - `receive`: messages out of an HTTP/2 stream
+//! - `respond`: messages or a status into one
 
 mod budget;
 mod complexity;
@@ -19,5 +19,5 @@ mod respond;
 pub(crate) use budget::Budget;
 pub(crate) use complexity::{check_control_request, check_infer_request};
 pub(crate) use compression::{Encoding, ResponseCompression};
-pub(crate) use receive::{Limits, deadline, late, receive};
-pub(crate) use respond::{Body, message, status};
+pub(crate) use receive::{Limits, Messages, deadline, late};
+pub(crate) use respond::{Body, encode, message, status, stream};

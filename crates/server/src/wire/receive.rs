@@ -1,4 +1,4 @@
-//! A unary request's one message, out of an HTTP/2 stream.
+//! Messages, out of an HTTP/2 stream.
 
 use std::{
     sync::Arc,
@@ -8,7 +8,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tonic::Status;
 
 use super::{
@@ -59,43 +59,111 @@ fn broken(why: &str) -> Box<Status> {
     Box::new(Status::invalid_argument(format!("the request is no gRPC message: {why}")))
 }
 
-/// The bytes of the one message of a unary request, unpacked. They hold their place in the budget.
-pub(crate) async fn receive(
-    body: &mut Incoming,
+/// The messages of a call, one after the other.
+pub(crate) struct Messages {
+    body: Incoming,
+    /// What has come behind the last one.
+    rest: Bytes,
     encoding: Option<Encoding>,
-    limits: &Limits,
-) -> Result<Bytes, Box<Status>> {
-    let mut reservation = limits.budget.reserve();
-    let mut first = next(body, &mut reservation).await?.ok_or_else(|| broken("it is empty"))?;
-    while first.len() < PREFIX {
-        // Nobody splits the prefix but a test, so the copy does not matter.
-        let more = next(body, &mut reservation).await?.ok_or_else(|| broken("it ends in its prefix"))?;
-        first = [first, more].concat().into();
+    limits: Limits,
+}
+
+impl Messages {
+    pub(crate) fn new(body: Incoming, encoding: Option<Encoding>, limits: &Limits) -> Self {
+        Self { body, rest: Bytes::new(), encoding, limits: limits.clone() }
     }
-    let flag = first.get_u8();
-    let length = first.get_u32() as usize;
-    if flag > 1 {
-        return Err(broken("its first byte must be 0 or 1"));
+
+    /// The bytes of the one message of a unary request, unpacked. They hold their place in the budget.
+    pub(crate) async fn only(&mut self) -> Result<Bytes, Box<Status>> {
+        let message = self.next().await?.ok_or_else(|| broken("it is empty"))?;
+        if self.rest.is_empty() && (self.body.is_end_stream() || next(&mut self.body).await?.is_none()) {
+            return Ok(message);
+        }
+        Err(broken("a second message follows on a call that takes one"))
     }
-    if length > limits.message {
-        return Err(too_large(&format!("has {length} bytes, which is over"), limits.message));
-    }
-    let whole = first.len() == length;
-    let message = if whole { first } else { gather(body, first, length, &mut reservation).await? };
-    if body_goes_on(body).await? {
-        return Err(broken("a second message follows on a call that takes one"));
-    }
-    if flag == 1 {
-        let Some(encoding) = encoding else {
-            return Err(broken("it says it is compressed, but grpc-encoding does not say how"));
+
+    /// The bytes of the next message, unpacked; `None` where the caller has said that there is none. They hold
+    /// their place in the budget.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Box<Status>> {
+        let mut first = std::mem::take(&mut self.rest);
+        while first.len() < PREFIX {
+            first = match next(&mut self.body).await? {
+                Some(more) if first.is_empty() => more,
+                // Nobody splits the prefix but a test, so the copy does not matter.
+                Some(more) => [first, more].concat().into(),
+                None if first.is_empty() => return Ok(None),
+                None => return Err(broken("it ends in its prefix")),
+            };
+        }
+        let flag = first.get_u8();
+        let length = first.get_u32() as usize;
+        if flag > 1 {
+            return Err(broken("its first byte must be 0 or 1"));
+        }
+        if length > self.limits.message {
+            return Err(too_large(&format!("has {length} bytes, which is over"), self.limits.message));
+        }
+        let mut reservation = self.limits.budget.reserve();
+        let whole = first.len() >= length;
+        let message = if whole {
+            if flag == 1 || length > UNCOUNTED {
+                reservation.grow(length)?;
+            }
+            self.rest = first.split_off(length);
+            first
+        } else {
+            self.gather(first, length, reservation.renew()).await?
         };
-        return unpack(message, encoding, limits.message, reservation).await;
+        if flag == 1 {
+            let Some(encoding) = self.encoding else {
+                return Err(broken("it says it is compressed, but grpc-encoding does not say how"));
+            };
+            return unpack(message, encoding, self.limits.message, reservation).await.map(Some);
+        }
+        // What was gathered holds its place already.
+        if !whole || message.len() <= UNCOUNTED {
+            return Ok(Some(message));
+        }
+        Ok(Some(Bytes::from_owner(Held { data: message, _reservation: reservation })))
     }
-    // What was gathered holds its place already.
-    if !whole || message.len() <= UNCOUNTED {
-        return Ok(message);
+
+    /// Puts a message of many frames together in one buffer, which ends on an aligned address: raw
+    /// contents are the last field of a request, so a single tensor is aligned for its dtype as well.
+    async fn gather(
+        &mut self,
+        first: Bytes,
+        length: usize,
+        mut reservation: Reservation,
+    ) -> Result<Bytes, Box<Status>> {
+        let mut data: Vec<u8> = Vec::new();
+        // Only address space: pages are taken as bytes come, so a large claim costs its sender's bytes.
+        data.try_reserve_exact(length + ALIGN).map_err(|_| {
+            Box::new(Status::resource_exhausted("the server has no memory for this message; retry later"))
+        })?;
+        let pad = (data.as_ptr() as usize + length).wrapping_neg() % ALIGN;
+        data.resize(pad, 0);
+        let end = pad + length;
+        let mut frame = first;
+        loop {
+            self.rest = frame.split_off(frame.len().min(end - data.len()));
+            reservation.grow(frame.len())?;
+            data.extend_from_slice(&frame);
+            if data.len() == end {
+                break;
+            }
+            let more = tokio::time::timeout(STALLED, next(&mut self.body)).await.map_err(|_| {
+                Box::new(Status::deadline_exceeded(format!(
+                    "Deadline Exceeded: nothing came for {} seconds, after {} of the message's {length} bytes",
+                    STALLED.as_secs(),
+                    data.len() - pad
+                )))
+            })?;
+            frame = more?.ok_or_else(|| {
+                broken(&format!("it says {length} bytes and ends after {}", data.len() - pad))
+            })?;
+        }
+        Ok(Bytes::from_owner(Held { data, _reservation: reservation }).slice(pad..))
     }
-    Ok(Bytes::from_owner(Held { data: message, _reservation: reservation }))
 }
 
 /// Unpacks a message; a large one on a thread that may take its time, so that no connection waits.
@@ -117,74 +185,18 @@ async fn unpack(
     tokio::task::spawn_blocking(work).await.map_err(lost)?
 }
 
-/// Puts a message of many frames together in one buffer, which ends on an aligned address: raw
-/// contents are the last field of a request, so a single tensor is aligned for its dtype as well.
-async fn gather(
-    body: &mut Incoming,
-    first: Bytes,
-    length: usize,
-    reservation: &mut Reservation,
-) -> Result<Bytes, Box<Status>> {
-    let mut data: Vec<u8> = Vec::new();
-    // Only address space: pages are taken as bytes come, so a large claim costs its sender's bytes.
-    data.try_reserve_exact(length + ALIGN).map_err(|_| {
-        Box::new(Status::resource_exhausted("the server has no memory for this message; retry later"))
-    })?;
-    let pad = (data.as_ptr() as usize + length).wrapping_neg() % ALIGN;
-    data.resize(pad, 0);
-    let end = pad + length;
-    let mut frame = first;
-    loop {
-        if data.len() + frame.len() > end {
-            return Err(broken("a second message follows on a call that takes one"));
-        }
-        data.extend_from_slice(&frame);
-        if data.len() == end {
-            break;
-        }
-        let more = tokio::time::timeout(STALLED, next(body, reservation)).await.map_err(|_| {
-            Box::new(Status::deadline_exceeded(format!(
-                "Deadline Exceeded: nothing came for {} seconds, after {} of the message's {length} bytes",
-                STALLED.as_secs(),
-                data.len() - pad
-            )))
-        })?;
-        frame = more?
-            .ok_or_else(|| broken(&format!("it says {length} bytes and ends after {}", data.len() - pad)))?;
-    }
-    let held = std::mem::replace(reservation, reservation.renew());
-    Ok(Bytes::from_owner(Held { data, _reservation: held }).slice(pad..))
-}
-
-/// The next data of the stream, charged to the budget.
-async fn next(body: &mut Incoming, reservation: &mut Reservation) -> Result<Option<Bytes>, Box<Status>> {
+/// The next data of the stream.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Box<Status>> {
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| Box::new(Status::cancelled(format!("the client went away: {error}"))))?;
         if let Ok(data) = frame.into_data()
             && !data.is_empty()
         {
-            reservation.grow(data.len())?;
             return Ok(Some(data));
         }
     }
     Ok(None)
-}
-
-/// Whether there is data after the message.
-async fn body_goes_on(body: &mut Incoming) -> Result<bool, Box<Status>> {
-    use hyper::body::Body;
-    if body.is_end_stream() {
-        return Ok(false);
-    }
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Box::new(Status::cancelled(format!("the client went away: {error}"))))?;
-        if frame.data_ref().is_some_and(|data| !data.is_empty()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The instant at which the caller's deadline passes: `grpc-timeout`, digits and a unit.

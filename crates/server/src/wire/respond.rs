@@ -1,9 +1,10 @@
-//! A message or a status, into an HTTP/2 stream.
+//! Messages or a status, into an HTTP/2 stream.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -12,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::Message;
 use tokio::time::Sleep;
+use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{
@@ -41,6 +43,8 @@ pub(crate) enum Body {
     Unary(Option<Bytes>),
     /// The trailers have been sent, or there is nothing to send.
     End,
+    /// Messages as they come, each with its prefix; after an error nothing more. Its status is the stream's.
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, Box<Status>>> + Send>>),
     /// Whatever tonic's services answer, until the caller's deadline.
     Tonic(tonic::body::Body, Option<Pin<Box<Sleep>>>),
 }
@@ -65,8 +69,19 @@ impl http_body::Body for Body {
                 if let Some(message) = message.take() {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
+                *self = Self::End;
+                Poll::Ready(Some(Ok(Frame::trailers(success()))))
+            }
+            Self::Stream(messages) => {
+                let trailers = match ready!(messages.as_mut().poll_next(context)) {
+                    Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                    None => success(),
+                    Some(Err(failed)) => {
+                        let mut trailers = HeaderMap::new();
+                        write_status(&cut(&failed), &mut trailers);
+                        trailers
+                    }
+                };
                 *self = Self::End;
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
@@ -87,11 +102,17 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Unary(_) => false,
+            Self::Unary(_) | Self::Stream(_) => false,
             Self::End => true,
             Self::Tonic(body, _) => body.is_end_stream(),
         }
     }
+}
+
+fn success() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
 }
 
 fn headers(encoding: Option<Encoding>) -> HeaderMap {
@@ -118,8 +139,20 @@ pub(crate) fn message(
     response
 }
 
+/// An answer of many messages.
+pub(crate) fn stream(
+    messages: impl Stream<Item = Result<Bytes, Box<Status>>> + Send + 'static,
+    encoding: Option<Encoding>,
+) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::Stream(Box::pin(messages)));
+    *response.headers_mut() = headers(encoding);
+    response
+}
+
+/// A message with its prefix.
+///
 /// Until its client has read it, an answer lies in memory: a large one holds a place in the budget.
-fn encode(
+pub(crate) fn encode(
     message: &impl Message,
     encoding: Option<Encoding>,
     budget: &Arc<Budget>,
@@ -160,18 +193,24 @@ fn write(message: &impl Message, length: usize, encoding: Option<Encoding>) -> R
 
 /// An answer that is only a status: HTTP headers and nothing else.
 pub(crate) fn status(status: &Status) -> http::Response<Body> {
-    if status.message().len() > MAX_STATUS {
-        let text: String = status.message().chars().take(MAX_STATUS / 4 - 1).collect();
-        // Details repeat the text, so they are as long.
-        let metadata = status.metadata().clone();
-        return self::status(&Status::with_metadata(status.code(), format!("{text}..."), metadata));
-    }
+    let status = &cut(status);
     let mut response = http::Response::new(Body::End);
     *response.headers_mut() = headers(None);
     // What else would be understood matters to whoever was refused, and costs the others nothing.
     response.headers_mut().insert(&GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
     write_status(status, response.headers_mut());
     response
+}
+
+/// As much of it as clients take.
+fn cut(status: &Status) -> Cow<'_, Status> {
+    if status.message().len() <= MAX_STATUS {
+        return Cow::Borrowed(status);
+    }
+    let text: String = status.message().chars().take(MAX_STATUS / 4 - 1).collect();
+    // Details repeat the text, so they are as long.
+    let metadata = status.metadata().clone();
+    Cow::Owned(Status::with_metadata(status.code(), format!("{text}..."), metadata))
 }
 
 /// Writes code, text, details and metadata. A status that cannot be written has text that no header can

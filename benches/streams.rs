@@ -1,0 +1,81 @@
+//! What a message of a stream costs the server beside a call of its own: CPU time and rate of the same requests to the
+//! same server, in pairs of rounds taken in turn.
+//!
+//! `cargo bench --package sconce --bench streams`
+
+#![allow(clippy::print_stdout)]
+
+mod support;
+
+use std::{fs, time::Duration};
+
+use support::{
+    Result,
+    load::{self, Client, Traffic},
+    process::Server,
+    report::{self, Round},
+};
+
+const MODEL: &str = "identity";
+const SOURCE: &str = "def forward(self, x):\n    return x\n";
+/// Pairs of rounds; odd, so that the median is one of them.
+const PAIRS: usize = 11;
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// For everything, however slow the machine.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// So many requests over so many streams, and as many calls in flight.
+struct Scenario {
+    name: &'static str,
+    requests: usize,
+    streams: usize,
+    in_flight: usize,
+}
+
+const SCENARIOS: [Scenario; 3] = [
+    Scenario { name: "1 stream of 64", requests: 20_000, streams: 1, in_flight: 64 },
+    Scenario { name: "64 streams of 1", requests: 20_032, streams: 64, in_flight: 1 },
+    Scenario { name: "1 stream of 1", requests: 4_000, streams: 1, in_flight: 1 },
+];
+
+async fn round(server: &Server, client: &mut Client, scenario: &Scenario, streamed: bool) -> Result<Round> {
+    let traffic = Traffic::new(MODEL, 16);
+    let Scenario { requests, streams, in_flight, .. } = *scenario;
+    let before = server.cpu_time()?;
+    let wall = match streamed {
+        true => client.streamed(&traffic, requests, streams, in_flight).await?,
+        false => client.round(&traffic, requests, streams * in_flight).await?,
+    };
+    Ok(Round { cpu: server.cpu_time()?.saturating_sub(before), wall, requests })
+}
+
+async fn measure(server: &Server) -> Result<()> {
+    let mut client = load::ready(&server.address, &Traffic::new(MODEL, 16), START_LIMIT).await?;
+    println!("identity, FP32 [1,16]; one connection; medians of {PAIRS} pairs of rounds\n");
+    println!("{}", report::head("unary", "stream"));
+    for scenario in &SCENARIOS {
+        for streamed in [false, true] {
+            round(server, &mut client, scenario, streamed).await?;
+        }
+        let mut pairs = Vec::with_capacity(PAIRS);
+        for number in 0..PAIRS {
+            let first = number % 2 == 1;
+            let one = round(server, &mut client, scenario, first).await?;
+            let other = round(server, &mut client, scenario, !first).await?;
+            pairs.push(if first { (other, one) } else { (one, other) });
+        }
+        println!("{}", report::row(scenario.name, &pairs));
+    }
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let repository = tempfile::tempdir()?;
+    let version = repository.path().join(MODEL).join("1");
+    fs::create_dir_all(&version)?;
+    sconce_torch::define(SOURCE, &[], &version.join("model.pt"))?;
+    let server = Server::sconce(repository.path())?;
+    let measured = tokio::time::timeout(LIMIT, measure(&server));
+    measured.await.map_err(|_| format!("not done after {LIMIT:?}"))?
+}
