@@ -12,7 +12,7 @@ use crate::{
     raw::{Raw, framed},
 };
 
-const STUCK: &str = "none of the runs that it may have at once ends";
+const STUCK: &str = "all of the runs that it may have at once hang";
 
 /// `echo` answers at once, `endless` never.
 fn repository() -> Repo {

@@ -60,8 +60,8 @@ pub enum Error {
     },
     /// All requests that wait, of all models, take as much memory as they may.
     #[error(
-        "Exceeds maximum queue size: the requests that wait for models take up to {limit} bytes, and this one has \
-         {size}; retry later"
+        "Exceeds maximum queue size: the requests that wait for models take up to {limit} bytes (--max-queued-bytes), \
+         and this one has {size}; retry later"
     )]
     QueuesFull {
         /// How many bytes may wait.
@@ -80,9 +80,9 @@ pub enum Error {
         waited: Duration,
     },
     /// The caller's deadline passed before the answer was there.
-    #[error("Deadline Exceeded: the request's deadline passed {stage}")]
+    #[error("Deadline Exceeded: the request's deadline {stage}")]
     DeadlineExceeded {
-        /// Where it was by then.
+        /// Where it was by then, after "the request's deadline".
         stage: &'static str,
     },
     /// `forward` threw.

@@ -10,7 +10,6 @@ use crate::{
     batch::{self, Traits},
     executable::Executable,
     padding::{Company, Extents},
-    pool::STUCK,
     reply::Reply,
     scheduler::{Fate, Work},
     value::Call,
@@ -73,14 +72,14 @@ impl Job {
         match fate {
             Fate::Unwanted => {}
             Fate::Late => {
-                let stage = "before its answer could have been there, so that it was not run";
+                let stage = "would pass before its answer is there, so that it is not run";
                 self.fail(Error::DeadlineExceeded { stage });
             }
             Fate::TimedOut { waited } => {
                 let model = self.executable.name.to_string();
                 self.fail(Error::QueueTimeout { model, waited });
             }
-            Fate::Stuck => self.not_ready(STUCK),
+            Fate::Stuck(stuck) => self.not_ready(stuck.why()),
         }
     }
 

@@ -17,10 +17,10 @@ use crate::{
     examples::{Example, Examples},
     ordering::Gate,
     outputs,
-    pool::{Executable, Job, ModelLoad, Pool, Registration, STUCK, Serving},
+    pool::{Executable, Job, ModelLoad, Pool, Registration, Serving},
     reaper::Farewell,
     reply::Reply,
-    scheduler::{Placement, Policy, Refusal},
+    scheduler::{Placement, Policy, Refusal, Stuck},
     schema::Schema,
 };
 pub use crate::{
@@ -176,10 +176,9 @@ impl LiveVersion {
         self.registration.load()
     }
 
-    /// Whether every run that it may have at once is on, and none of them is expected to end: it answers
-    /// nothing any more.
-    pub fn is_stuck(&self) -> bool {
-        self.registration.is_stuck()
+    /// Why it answers nothing any more, where that is so.
+    pub fn stuck_by(&self) -> Option<Stuck> {
+        self.registration.stuck_by()
     }
 
     /// Starts with what is known of the costs of the version before it.
@@ -222,7 +221,7 @@ impl LiveVersion {
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
         let checked = check::call(&self.binding, request.inputs)?;
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Error::DeadlineExceeded { stage: "before it was queued" });
+            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
         }
         let (sender, answer) = oneshot::channel();
         let reply = match &self.gate {
@@ -233,7 +232,7 @@ impl LiveVersion {
         (job.deadline, job.priority) = (request.deadline, request.priority);
         job.timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
         self.registration.submit(job).map_err(|refusal| self.refused(refusal))?;
-        let expired = Error::DeadlineExceeded { stage: "while it was queued or running" };
+        let expired = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
         let answer = match request.deadline {
             None => answer.await,
             Some(deadline) => {
@@ -270,8 +269,8 @@ impl LiveVersion {
                 let message = "none of the devices that it may use is left; see the log".to_owned();
                 Error::DeviceLost { model, message }
             }
-            Refusal::Stuck => {
-                Error::NotReady { model, version: self.version.to_string(), why: STUCK.to_owned() }
+            Refusal::Stuck(stuck) => {
+                Error::NotReady { model, version: self.version.to_string(), why: stuck.why().to_owned() }
             }
             Refusal::Gone => Error::NotReady {
                 model,

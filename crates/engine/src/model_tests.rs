@@ -63,10 +63,10 @@ async fn what_has_expired_is_not_run() {
     let house = House::new(1, 0);
     let model = house.on_cpu("gate");
     let late = model.infer(due(0.0, Duration::ZERO)).await.unwrap_err();
-    assert_eq!(late, Error::DeadlineExceeded { stage: "before it was queued" });
+    assert_eq!(late, Error::DeadlineExceeded { stage: "passed before it was queued" });
     let held = waiting(&model, request(1.0)).await;
     let late = model.infer(due(2.0, Duration::from_millis(5))).await.unwrap_err();
-    assert_eq!(late, Error::DeadlineExceeded { stage: "while it was queued or running" });
+    assert_eq!(late, Error::DeadlineExceeded { stage: "passed while it was queued or running" });
     let patient = waiting(&model, due(3.0, Duration::from_secs(600))).await;
     house.fake.open_gate();
     assert_eq!((value(held.await), value(patient.await)), (1.0, 3.0));
@@ -98,7 +98,7 @@ async fn a_call_that_the_queue_drops_has_expired_and_is_not_lost() {
     }
     house.pool.sweep();
     let late = call.await.unwrap_err();
-    assert_eq!(late, Error::DeadlineExceeded { stage: "while it was queued or running" });
+    assert_eq!(late, Error::DeadlineExceeded { stage: "passed while it was queued or running" });
     house.fake.open_gate();
     assert_eq!(value(held.await), 1.0);
 }

@@ -24,15 +24,13 @@ use tracing::error;
 use worker::Slot;
 pub use worker::{RunStatus, WorkerStatus};
 
+pub use crate::scheduler::Stuck;
 use crate::{
     Error,
     backend::{Backend, Device},
     scheduler::{DeviceLoad, Dispatch, Kind, ModelKey, Policy, Refusal, Scheduler, most_workers},
 };
 pub use crate::{executable::Executable, job::Job};
-
-/// Why a version that is stuck answers nothing.
-pub const STUCK: &str = "none of the runs that it may have at once ends: they have taken longer than a run is expected to, and hang";
 
 /// Workers per GPU: one computes while another gathers and scatters.
 const WORKERS_PER_GPU: usize = 2;
@@ -304,9 +302,9 @@ impl Registration {
         }
     }
 
-    /// Whether every run that it may have at once is on, and none of them is expected to end.
-    pub fn is_stuck(&self) -> bool {
-        lock(&self.pool.shared.scheduler).is_stuck(self.key)
+    /// Why it answers nothing any more, where that is so.
+    pub fn stuck_by(&self) -> Option<Stuck> {
+        lock(&self.pool.shared.scheduler).stuck_by(self.key)
     }
 
     /// The pool that it is registered with.

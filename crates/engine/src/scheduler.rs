@@ -43,7 +43,7 @@ use batching::{Pace, Ready, ready};
 use cost::{CLOSE_BESIDE_OTHERS, Choice, Costs, Room};
 pub use devices::{DeviceLoad, InFlight, Substitute, WorkerIndex, most_workers};
 use devices::{Devices, KINDS, Run};
-pub use hanging::Hang;
+pub use hanging::{Hang, Stuck};
 pub use policy::{Class, Placement, Policy};
 pub use queue::{Fate, Level};
 use queue::{Head, Queue, earliest};

@@ -111,7 +111,7 @@ impl<L> Route<L> {
 impl Route {
     /// Whether requests that name no version are answered: not where every run of the newest hangs.
     pub fn serves(&self) -> bool {
-        self.newest().is_some_and(|live| !live.is_stuck())
+        self.newest().is_some_and(|live| live.stuck_by().is_none())
     }
 }
 
@@ -126,6 +126,8 @@ pub struct Snapshot {
     pub strict: bool,
     /// The server is going away: it is not ready, but answers whatever still reaches it.
     pub draining: bool,
+    /// No device is left that could run anything.
+    pub lost: bool,
     /// Connections are being told to go.
     pub leaving: bool,
 }
@@ -137,12 +139,12 @@ impl Snapshot {
     /// here. `strict` asks for every model that is not unloaded on purpose.
     pub fn ready(&self) -> bool {
         let serves = |route: &Arc<Route>| route.unloaded || route.serves();
-        self.settled && !self.draining && (!self.strict || self.routes.values().all(serves))
+        self.settled && !self.draining && !self.lost && (!self.strict || self.routes.values().all(serves))
     }
 
     /// Whether a version of the model, or its newest, serves: one whose every run hangs does not.
     pub fn model_ready(&self, model: &str, version: Option<Version>) -> bool {
-        !self.draining && self.find(model, version).is_ok_and(|live| !live.is_stuck())
+        !self.draining && self.find(model, version).is_ok_and(|live| live.stuck_by().is_none())
     }
 
     /// The live version that a request names.

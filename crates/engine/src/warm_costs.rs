@@ -65,13 +65,16 @@ impl<'a> Costing<'a> {
                 let Some(took) = self.shortest(&run, rows, threads, end) else { break };
                 found(row_bytes.ilog2() as u8, rows, threads, took);
                 let rate = rows as f64 / took.as_secs_f64().max(1e-9);
-                // Runs twice as long as these must still fit.
-                let next = took * 2 * FEWEST_RUNS as u32;
-                if rate < best_rate * BETTER || Instant::now() + next > end {
+                // None between is worth having where a larger one brings nothing, but requests may come that are
+                // as large as the largest.
+                let larger = if rate < best_rate * BETTER { self.max_rows } else { rows * 2 };
+                let next = took.mul_f64(larger as f64 / rows as f64) * FEWEST_RUNS as u32;
+                // Those runs must still fit.
+                if larger <= rows || Instant::now() + next > end {
                     break;
                 }
+                rows = larger;
                 best_rate = rate;
-                rows *= 2;
             }
         }
     }

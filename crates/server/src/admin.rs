@@ -63,7 +63,7 @@ async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not live: every device that models run on has failed; restart the server\n",
+            "not live: no device is left that could run a model; restart the server\n",
         )
     }
 }
@@ -82,6 +82,9 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
     }
     if snapshot.draining {
         return Some("shutting down".to_owned());
+    }
+    if snapshot.lost {
+        return Some("no device is left that could run a model; restart the server".to_owned());
     }
     if !snapshot.settled {
         return Some("models are loading".to_owned());

@@ -6,7 +6,7 @@ use humantime::format_rfc3339_seconds;
 use sconce_engine::{
     Version,
     backend::Device,
-    pool::{self, STUCK},
+    pool,
     table::{Failure, Route, State},
 };
 use serde::Serialize;
@@ -15,23 +15,26 @@ use serde::Serialize;
 pub(crate) fn reason(route: &Route, version: Version, state: &State) -> String {
     let failure = route.failures.get(&version).map(attempts);
     match (state, failure) {
-        (State::Ready(live), _) if live.is_stuck() => STUCK.to_owned(),
-        (State::Ready(_), Some(failure)) => format!("an earlier content serves: {failure}"),
-        (State::Ready(_), None) => match &route.problem {
-            Some(problem) => format!("an earlier configuration serves: {problem}"),
-            None => String::new(),
+        (State::Ready(live), failure) => match (live.stuck_by(), failure, &route.problem) {
+            (Some(stuck), ..) => stuck.why().to_owned(),
+            (None, Some(failure), _) => format!("an earlier content serves: {failure}"),
+            (None, None, Some(problem)) => format!("an earlier configuration serves: {problem}"),
+            (None, None, None) => String::new(),
         },
         (State::Unavailable(_), Some(failure)) => failure,
         (State::Unavailable(reason), None) => reason.clone(),
         (State::Loading, Some(failure)) => format!("being tried again: {failure}"),
-        (State::Loading, None) | (State::Unloading, _) => String::new(),
+        (State::Loading, None) => String::new(),
+        (State::Unloading, _) => {
+            "what it has accepted is being answered, or its memory is not free yet".to_owned()
+        }
     }
 }
 
 /// The state of a version, as Triton names them: one that is stuck is not ready.
 pub(crate) fn state(state: &State) -> &'static str {
     match state {
-        State::Ready(live) if live.is_stuck() => "UNAVAILABLE",
+        State::Ready(live) if live.stuck_by().is_some() => "UNAVAILABLE",
         state => state.name(),
     }
 }

@@ -242,17 +242,17 @@ fn limits(options: &Options) -> anyhow::Result<Limits> {
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a
 /// worker reaches them, but until then they hold memory.
 async fn sweep(pool: Pool, table: Arc<Table>) {
-    let mut stuck = Vec::new();
+    let mut known = (Vec::new(), false);
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         pool.sweep();
-        // A model that hangs is not ready: those who watch it are told.
-        let now = pool.stuck();
-        if stuck != now {
-            stuck = now;
-            table.change(|_| ());
+        // A model that hangs is not ready, nor is a server without devices: those who watch are told.
+        let now = (pool.stuck(), !pool.is_alive());
+        if now != known {
+            table.change(|table| table.lost = now.1);
+            known = now;
         }
     }
 }

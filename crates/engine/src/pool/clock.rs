@@ -81,7 +81,7 @@ impl Shared {
             let seconds = self.settings.hung_after.as_secs();
             let (model, version) = (quote(&executable.name), executable.version);
             error!(%model, %version, worker = name,
-                "a run has not ended after {seconds} s; its thread cannot be stopped, another takes its place");
+                "a run has not ended after {seconds} s; its thread cannot be stopped");
             // Nobody behind it is to wait for it.
             jobs.leave_order();
             let hang = self.schedule(|scheduler, now| scheduler.hangs(worker, since, now));
@@ -99,7 +99,7 @@ impl Shared {
                     }
                 }
                 Substitute::Nobody => error!(
-                    "there are as many such threads as workers: no more take the place of others; restart the server"
+                    "nobody takes the place of its worker, because as many have been replaced as there may be; restart the server"
                 ),
             }
         }

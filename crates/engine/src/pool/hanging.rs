@@ -41,18 +41,18 @@ async fn a_run_that_does_not_end_holds_up_nobody_else() {
     let good = house.model("", batched(), &[(0, 1)]);
     let hangs = held(&house, &bad).await;
     assert_eq!(values(good.infer(rows(&[1.0])).await), [1.0], "another worker has taken its place");
-    assert!(bad.is_stuck() && !good.is_stuck());
+    assert!(bad.stuck_by() == Some(Stuck::Runs) && good.stuck_by().is_none());
     let workers = &house.pool.status()[0].workers;
     assert_eq!(workers.len(), 2);
     assert!(workers[0].running.as_ref().is_some_and(|run| run.hung && &*run.model == "m"));
     // When it ends after all, it is answered, and all is as before.
     house.fake.open_gate();
     assert_eq!(values(hangs.await), [0.0]);
-    while bad.is_stuck() {
+    while bad.stuck_by().is_some() {
         tokio::task::yield_now().await;
     }
     assert_eq!(values(bad.infer(rows(&[2.0])).await), [2.0]);
-    assert!(!bad.is_stuck());
+    assert!(bad.stuck_by().is_none());
 }
 
 #[tokio::test]
@@ -61,8 +61,8 @@ async fn what_waits_for_a_model_that_hangs_is_told_and_what_comes_is_too() {
     let model = house.model("gate", batched(), &[(0, 1)]);
     let hangs = held(&house, &model).await;
     let waits = waiting(&model, rows(&[1.0])).await;
-    assert_eq!(waits.await.unwrap_err(), not_ready(STUCK));
-    assert_eq!(model.infer(rows(&[2.0])).await.unwrap_err(), not_ready(STUCK));
+    assert_eq!(waits.await.unwrap_err(), not_ready(Stuck::Runs.why()));
+    assert_eq!(model.infer(rows(&[2.0])).await.unwrap_err(), not_ready(Stuck::Runs.why()));
     assert_eq!((model.load().queued, model.load().running, model.load().hung), (0, 1, 1));
     house.fake.open_gate();
     assert_eq!(values(hangs.await), [0.0]);
@@ -110,7 +110,7 @@ async fn nobody_behind_a_run_that_hangs_keeps_the_order() {
     house.fake.wait_started(1);
     assert_eq!(values(model.infer(rows(&[1.0])).await), [1.0]);
     wait_hung(&house, 1).await; // Until then it is waited for.
-    assert!(!is_answered(&mut hangs).await && !model.is_stuck());
+    assert!(!is_answered(&mut hangs).await && model.stuck_by().is_none());
     house.fake.open_gate();
     assert_eq!(values(hangs.await), [13.0]);
 }

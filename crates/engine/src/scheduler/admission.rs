@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Class, Dispatch, Fate, ModelKey, ModelState, Room, Scheduler, Work, earliest};
+use super::{Class, Dispatch, Fate, ModelKey, ModelState, Room, Scheduler, Stuck, Work, earliest};
 
 /// For so many looks at what waits, one more is refused: looking at all of a long queue for each that is
 /// refused would be most of what an overloaded server does.
@@ -31,8 +31,8 @@ pub enum Refusal {
     },
     /// Every device that the model may use has failed.
     NoDevice,
-    /// None of the runs that the model may have at once is expected to end.
-    Stuck,
+    /// The model answers nothing any more.
+    Stuck(Stuck),
     /// The model has been removed.
     Gone,
 }
@@ -134,9 +134,9 @@ impl<W: Work> Scheduler<W> {
     /// Refuses what waits for models that are stuck.
     pub(super) fn refuse_stuck(&mut self) {
         for model in self.waiting.iter().copied().collect::<Vec<_>>() {
-            if self.is_stuck(model) {
+            if let Some(stuck) = self.stuck_by(model) {
                 let works = self.strand(model);
-                self.dead.extend(works.into_iter().map(|work| (work, Fate::Stuck)));
+                self.dead.extend(works.into_iter().map(|work| (work, Fate::Stuck(stuck))));
             }
         }
     }
@@ -147,7 +147,7 @@ impl<W: Work> Scheduler<W> {
         if !self.devices.any_healthy(&state.policy.placements) {
             return Some(Refusal::NoDevice);
         }
-        self.is_stuck(model).then_some(Refusal::Stuck)
+        self.stuck_by(model).map(Refusal::Stuck)
     }
 
     /// One that is larger than all may be together is taken where nothing else waits.
@@ -196,6 +196,7 @@ impl<W: Work> Scheduler<W> {
             .map(|placement| {
                 let cores = self.devices.cores(placement.device);
                 let room = Room {
+                    least: head.least,
                     rows: head.rows,
                     backlog: state.queue.rows(),
                     cores,

@@ -18,7 +18,7 @@ fn as_triton_does() {
     let now = Instant::now();
     let ago = |millis| now - Duration::from_millis(millis);
     let at = |policy: &Policy, rows, millis| {
-        let head = Head { rows, since: ago(millis), size: 0, threads: None, due: None };
+        let head = Head { rows, least: 1, since: ago(millis), size: 0, threads: None, due: None };
         ready(policy, &head, rows, &Pace::default(), &Costs::default(), now)
     };
     let some = Ready::Now { exactly: None };
@@ -40,7 +40,7 @@ fn as_triton_does() {
 #[test]
 fn a_batch_that_stands_behind_one_that_waits_for_company_sends_it_off() {
     let (now, policy) = (Instant::now(), policy(8, 5, &[4]));
-    let head = Head { rows: 1, since: now, size: 0, threads: None, due: None };
+    let head = Head { rows: 1, least: 1, since: now, size: 0, threads: None, due: None };
     let with = |backlog| ready(&policy, &head, backlog, &Pace::default(), &Costs::default(), now);
     assert!(matches!(with(4), Ready::At(_)));
     assert_eq!(with(5), Ready::Now { exactly: Some(1) });

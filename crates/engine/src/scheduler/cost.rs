@@ -45,6 +45,8 @@ const MOST_GRIDS: usize = 24;
 /// What the scheduler could give to a model right now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
+    /// Rows of the request that comes first: no batch is smaller.
+    pub(super) least: usize,
     /// Rows that wait and may run together, at most the largest batch.
     pub(super) rows: usize,
     /// Rows that wait, of all kinds.
@@ -124,7 +126,7 @@ impl Costs {
     pub(super) fn best(&self, size: u8, room: &Room) -> Choice {
         let mut counts: Vec<usize> = room.threads().collect();
         let most = counts.last().copied().unwrap_or(1);
-        let unknown = Choice { rows: 1, threads: most, takes: None, rate: 0.0 };
+        let unknown = Choice { rows: room.least, threads: most, takes: None, rate: 0.0 };
         let Some(grid) = self.grid(size) else { return unknown };
         if room.shared {
             counts.reverse();
@@ -133,7 +135,8 @@ impl Costs {
         let close_rows = if room.shared && most == 1 { CLOSE_BESIDE_OTHERS } else { CLOSE };
         let close_threads = if room.shared { CLOSE_BESIDE_OTHERS } else { CLOSE };
         let of = |threads| {
-            let choices = doublings(room.rows).filter_map(move |rows| grid.choice(rows, threads, room));
+            let sizes = doublings(room.rows).filter(|rows| *rows >= room.least.min(room.rows));
+            let choices = sizes.filter_map(move |rows| grid.choice(rows, threads, room));
             really_best(choices, close_rows)
         };
         really_best(counts.into_iter().filter_map(of), close_threads).unwrap_or(unknown)
@@ -260,7 +263,9 @@ impl Grid {
             .map(|threads| (best.rows, threads))
             .chain([best.rows / 2, best.rows * 2].into_iter().map(|rows| (rows, best.threads)))
             // Nobody else is to wait longer for a guess.
-            .filter(|(rows, _)| (1..=room.rows).contains(rows) && !(room.shared && *rows > best.rows))
+            .filter(|(rows, _)| {
+                (room.least..=room.rows).contains(rows) && !(room.shared && *rows > best.rows)
+            })
             .filter_map(|(rows, threads)| self.choice(rows, threads, room))
             .filter(|other| other.rate * HOPELESS > best.rate)
             .collect();

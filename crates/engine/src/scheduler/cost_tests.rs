@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn room(rows: usize, cores: usize) -> Room {
-    Room { rows, backlog: rows, cores, all_cores: 2, runs: 2, shared: false }
+    Room { least: 1, rows, backlog: rows, cores, all_cores: 2, runs: 2, shared: false }
 }
 
 /// Knows everything of a model exactly.
@@ -37,6 +37,19 @@ fn more_threads_and_larger_batches_are_chosen_where_they_pay() {
     assert!(many.rows <= 8 && many.threads == 2, "{many:?}");
     // Where only one core is free, one it is.
     assert_eq!(resnet.best(6, &room(64, 1)).threads, 1);
+}
+
+#[test]
+fn no_batch_is_thought_of_that_is_smaller_than_the_request_that_comes_first() {
+    // One row at a time would be done by two runs side by side, eight at once by one on both cores.
+    let model = known(|rows, threads| match (rows, threads) {
+        (8, 1) => 200.0,
+        (rows, 1) => rows as f64 * 10.0,
+        (rows, _) => rows as f64 * 9.0,
+    });
+    assert_eq!(model.best(6, &room(8, 2)).threads, 1);
+    let eight = model.best(6, &Room { least: 8, ..room(8, 2) });
+    assert_eq!((eight.rows, eight.threads), (8, 2));
 }
 
 #[test]
@@ -102,7 +115,7 @@ proptest! {
         for (size, rows, threads, micros) in runs {
             costs.record(size, rows, threads, Duration::from_micros(micros));
         }
-        let room = Room { rows, backlog: rows + more, cores, all_cores: cores + extra, runs: at_once, shared: false };
+        let room = Room { least: 1, rows, backlog: rows + more, cores, all_cores: cores + extra, runs: at_once, shared: false };
         for choice in [costs.best(size, &room), costs.next(size, &room, Instant::now())] {
             prop_assert!((1..=rows).contains(&choice.rows));
             prop_assert!((1..=cores).contains(&choice.threads));

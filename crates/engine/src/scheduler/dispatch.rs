@@ -156,6 +156,7 @@ impl<W: Work> Scheduler<W> {
         let (free, all) = (self.devices.free_cores(device), self.devices.cores(device));
         let runs = (place.limit - usage.running).min(self.devices.idle(device));
         let room = Room {
+            least: head.least,
             rows: exactly.unwrap_or(head.rows),
             backlog: queue.rows(),
             cores: free,

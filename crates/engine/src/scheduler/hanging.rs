@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Dispatch, ModelKey, Scheduler, Substitute, Work, WorkerIndex};
+use super::{Dispatch, ModelKey, Placement, Scheduler, Substitute, Usage, Work, WorkerIndex};
 
 /// What follows from a run that is not expected to end.
 #[derive(Debug)]
@@ -13,6 +13,30 @@ pub struct Hang<W> {
     pub dispatches: Vec<Dispatch<W>>,
     /// The model has been removed: nobody needs the run any more.
     pub model_is_gone: bool,
+}
+
+/// Why a model answers nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// Every run that it may have at once is on, and none of them is expected to end.
+    Runs,
+    /// No worker is left on its devices: there are as many runs that hang as there may be.
+    Workers,
+}
+
+impl Stuck {
+    /// What to tell callers and operators, after the name of the version.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Runs => {
+                "all of the runs that it may have at once hang: they take longer than --hung-run-timeout"
+            }
+            Self::Workers => {
+                "no worker is left to run it: runs that hang, perhaps of other models, hold them all (see /models); \
+                 restart the server"
+            }
+        }
+    }
 }
 
 impl<W: Work> Scheduler<W> {
@@ -39,24 +63,22 @@ impl<W: Work> Scheduler<W> {
 
     /// The models that are stuck.
     pub fn stuck(&self) -> Vec<ModelKey> {
-        self.models.keys().copied().filter(|model| self.is_stuck(*model)).collect()
+        self.models.keys().copied().filter(|model| self.stuck_by(*model).is_some()).collect()
     }
 
-    /// Whether every run that the model may have at once is on, and none of them is expected to end, or all
-    /// workers of its devices hang: it answers nothing any more.
-    pub fn is_stuck(&self, model: ModelKey) -> bool {
-        let Some(state) = self.models.get(&model) else { return false };
-        let mut places = state
-            .policy
-            .placements
-            .iter()
-            .zip(&state.usage)
-            .filter(|(placement, _)| self.devices.is_healthy(placement.device) && placement.limit > 0)
-            .peekable();
-        places.peek().is_some()
-            && places.all(|(placement, usage)| {
-                usage.hung >= placement.limit || !self.devices.has_workers(placement.device)
-            })
+    /// Why the model answers nothing any more, where that is so.
+    pub fn stuck_by(&self, model: ModelKey) -> Option<Stuck> {
+        let state = self.models.get(&model)?;
+        let places = state.policy.placements.iter().zip(&state.usage);
+        let mut places =
+            places.filter(|(place, _)| self.devices.is_healthy(place.device) && place.limit > 0).peekable();
+        let hangs = |(place, usage): &(&Placement, &Usage)| usage.hung >= place.limit;
+        let is_left = |(place, _): &(&Placement, &Usage)| self.devices.has_workers(place.device);
+        places.peek()?;
+        if places.clone().all(|place| hangs(&place)) {
+            return Some(Stuck::Runs);
+        }
+        places.all(|place| hangs(&place) || !is_left(&place)).then_some(Stuck::Workers)
     }
 
     /// How many runs of the model are not expected to end.

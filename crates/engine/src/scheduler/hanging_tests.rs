@@ -24,8 +24,8 @@ fn a_model_that_hangs_takes_nothing_in_and_its_workers_are_not_doubled_when_they
         assert!(scheduler.hangs(run.worker, now, now).is_none(), "it is known");
         assert_eq!(hang.substitute, substitute);
         assert_eq!(refused(scheduler), [1]);
-        assert!(scheduler.is_stuck(bad) && !scheduler.is_stuck(good));
-        assert_eq!(scheduler.arrive(bad, job(3), now).unwrap_err().1, Refusal::Stuck);
+        assert!(scheduler.stuck_by(bad) == Some(Stuck::Runs) && scheduler.stuck_by(good).is_none());
+        assert_eq!(scheduler.arrive(bad, job(3), now).unwrap_err().1, Refusal::Stuck(Stuck::Runs));
         assert_eq!((scheduler.running(bad), scheduler.hung(bad)), (1, 1));
         let next = match substitute {
             Substitute::New(worker, _) => scheduler.worker_ready(worker, now),
@@ -34,7 +34,10 @@ fn a_model_that_hangs_takes_nothing_in_and_its_workers_are_not_doubled_when_they
         assert_eq!(next[0].batch[0].id, 2);
         assert!(free(scheduler, next[0].worker, now).is_none());
         assert!(free(scheduler, run.worker, now).is_none());
-        assert_eq!((scheduler.running(bad), scheduler.hung(bad), scheduler.is_stuck(bad)), (0, 0, false));
+        assert_eq!(
+            (scheduler.running(bad), scheduler.hung(bad), scheduler.stuck_by(bad).is_some()),
+            (0, 0, false)
+        );
         let load = &scheduler.load()[0];
         assert_eq!((load.workers, load.idle), (1, 1), "one place, one worker");
     };
@@ -56,7 +59,7 @@ fn when_too_many_hang_the_device_has_nobody_left() {
     assert!(scheduler.arrive(model, job(2), now).unwrap().is_none());
     assert_eq!(scheduler.hangs(second.worker, now, now).unwrap().substitute, Substitute::Nobody);
     assert_eq!((scheduler.load()[0].workers, refused(&mut scheduler)), (0, vec![2]));
-    assert_eq!(scheduler.arrive(model, job(3), now).unwrap_err().1, Refusal::Stuck);
+    assert_eq!(scheduler.arrive(model, job(3), now).unwrap_err().1, Refusal::Stuck(Stuck::Workers));
     assert!(free(&mut scheduler, first.worker, now).is_none());
     assert_eq!(scheduler.load()[0].workers, 1, "who comes back is welcome");
     assert_eq!(scheduler.arrive(model, job(4), now).unwrap().unwrap().worker, first.worker);
@@ -64,7 +67,7 @@ fn when_too_many_hang_the_device_has_nobody_left() {
 
 /// Those that have been refused because their model is stuck.
 fn refused(scheduler: &mut Scheduler<Job>) -> Vec<usize> {
-    let stuck = |(job, fate): (Job, Fate)| (fate == Fate::Stuck).then_some(job.id);
+    let stuck = |(job, fate): (Job, Fate)| matches!(fate, Fate::Stuck(_)).then_some(job.id);
     scheduler.take_dead().into_iter().filter_map(stuck).collect()
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Company, Work};
+use super::{Company, Stuck, Work};
 
 /// How requests of one priority wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub enum Fate {
         /// How long that was.
         waited: Duration,
     },
-    /// None of the runs that its model may have at once is expected to end.
-    Stuck,
+    /// Its model answers nothing any more.
+    Stuck(Stuck),
 }
 
 #[derive(Debug)]
@@ -59,6 +59,8 @@ struct Line<W> {
 pub(super) struct Head {
     /// Rows that may run together with the first, at most as many as were asked for.
     pub(super) rows: usize,
+    /// Rows of the first: no batch is smaller.
+    pub(super) least: usize,
     /// When the oldest of all came.
     pub(super) since: Instant,
     /// The size of one row of the largest of these: a power of two of bytes.
@@ -214,7 +216,8 @@ impl<W: Work> Queue<W> {
     pub(super) fn head(&self, limit: usize) -> Option<Head> {
         let mut all = self.waiting().map(|waiting| &waiting.work);
         let first = all.next()?;
-        let (mut rows, mut size, mut due) = (first.rows(), first.size(), first.deadline());
+        let least = first.rows();
+        let (mut rows, mut size, mut due) = (least, first.size(), first.deadline());
         if first.joins() {
             let mut company = Company::default();
             first.joins_company(&mut company);
@@ -232,7 +235,7 @@ impl<W: Work> Queue<W> {
         // The oldest of each priority is its first.
         let queues = self.lines.iter().flat_map(|line| [&line.queue, &line.delayed]).chain([&self.again]);
         let since = queues.filter_map(|queue| queue.front()).map(|waiting| waiting.since).min()?;
-        Some(Head { rows, since, size, threads: first.threads(), due })
+        Some(Head { rows, least, since, size, threads: first.threads(), due })
     }
 
     /// The rows and deadlines of the first and of those that may run together with it.
