@@ -198,13 +198,7 @@ impl Client {
         for _ in 0..in_flight {
             callers.spawn(self.clone().calls(traffic.clone(), length, Arc::clone(&left)));
         }
-        let all = async {
-            while let Some(ended) = callers.join_next().await {
-                ended??;
-            }
-            Result::Ok(())
-        };
-        tokio::time::timeout(ROUND_LIMIT, all).await.map_err(|_| "a round did not end in a minute")??;
+        all(callers).await?;
         Ok(start.elapsed())
     }
 
@@ -221,13 +215,7 @@ impl Client {
         for _ in 0..streams {
             callers.spawn(self.clone().conversation(traffic.clone(), requests / streams, in_flight));
         }
-        let all = async {
-            while let Some(ended) = callers.join_next().await {
-                ended??;
-            }
-            Result::Ok(())
-        };
-        tokio::time::timeout(ROUND_LIMIT, all).await.map_err(|_| "a round did not end in a minute")??;
+        all(callers).await?;
         Ok(start.elapsed())
     }
 
@@ -279,6 +267,17 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Until all callers are done, or one has failed.
+async fn all(mut callers: JoinSet<Result<()>>) -> Result<()> {
+    let all = async {
+        while let Some(ended) = callers.join_next().await {
+            ended??;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(ROUND_LIMIT, all).await.map_err(|_| "a round did not end in a minute")?
 }
 
 fn head(address: &str, method: &str) -> Result<Request<()>> {
