@@ -197,7 +197,7 @@ impl Pool {
             .any(|(device, load)| load.healthy && load.workers > 0 && counts(device))
     }
 
-    /// The versions none of whose runs is expected to end.
+    /// The versions that answer nothing any more.
     pub fn stuck(&self) -> Vec<ModelKey> {
         lock(&self.shared.scheduler).stuck()
     }

@@ -164,6 +164,12 @@ struct Usage {
     served: f64,
 }
 
+/// What a model has of its placements before its first run: it starts where the others are by now.
+fn unused(placements: &[Placement], served: &[f64]) -> Vec<Usage> {
+    let usage = |placement: &Placement| Usage { served: served[placement.device], ..Usage::default() };
+    placements.iter().map(usage).collect()
+}
+
 /// The state machine. `W` is a request.
 #[derive(Debug)]
 pub struct Scheduler<W> {
@@ -224,11 +230,7 @@ impl<W: Work> Scheduler<W> {
         let state = ModelState {
             queue: Queue::new(&policy.levels, policy.default_priority),
             sweeps: Sweeps::default(),
-            usage: policy
-                .placements
-                .iter()
-                .map(|placement| Usage { served: self.served[placement.device], ..Usage::default() })
-                .collect(),
+            usage: unused(&policy.placements, &self.served),
             policy,
             unjoinable: false,
             costs: Default::default(),
@@ -259,11 +261,7 @@ impl<W: Work> Scheduler<W> {
     pub fn set_policy(&mut self, model: ModelKey, policy: &Policy, now: Instant) -> Vec<Dispatch<W>> {
         let Some(state) = self.models.get_mut(&model) else { return Vec::new() };
         let mut policy = policy.clone();
-        let mut usage: Vec<Usage> = policy
-            .placements
-            .iter()
-            .map(|placement| Usage { served: self.served[placement.device], ..Usage::default() })
-            .collect();
+        let mut usage = unused(&policy.placements, &self.served);
         for (old, &used) in state.policy.placements.iter().zip(&state.usage) {
             match policy.placements.iter().position(|new| new.device == old.device) {
                 Some(index) => usage[index] = used,
