@@ -8,17 +8,15 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use support::{
-    Result,
+    IDENTITY, Result, identity,
     load::{self, Client, Traffic},
     process::{self, Server},
     report::{self, Round},
 };
 
-const MODEL: &str = "identity";
-const SOURCE: &str = "def forward(self, x):\n    return x\n";
 /// Pairs of rounds; odd, so that the median is one of them.
 const PAIRS: usize = 11;
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -34,13 +32,13 @@ struct Scenario {
 }
 
 fn scenarios() -> [Scenario; 3] {
-    let small = Traffic::new(MODEL, 16);
+    let small = Traffic::new(IDENTITY, 16);
     [
         Scenario { name: "64 in flight", traffic: small.clone(), requests: 20_000, in_flight: 64 },
         Scenario { name: "1 in flight", traffic: small, requests: 4_000, in_flight: 1 },
         Scenario {
             name: "1 MiB, 8 in flight",
-            traffic: Traffic::rows(MODEL, 256),
+            traffic: Traffic::rows(IDENTITY, 256),
             requests: 500,
             in_flight: 8,
         },
@@ -55,7 +53,7 @@ struct Contestant {
 
 impl Contestant {
     async fn start(server: Server) -> Result<Self> {
-        let client = load::ready(&server.address, &Traffic::new(MODEL, 16), START_LIMIT).await?;
+        let client = load::ready(&server.address, &Traffic::new(IDENTITY, 16), START_LIMIT).await?;
         Ok(Self { server, client })
     }
 
@@ -118,7 +116,7 @@ async fn measure(floor: &Path, repository: &Path, model: &Path) -> Result<()> {
 
 /// Only load, for a server that someone else started.
 async fn only_load(address: &str, requests: usize, in_flight: usize) -> Result<()> {
-    let traffic = Traffic::new(MODEL, 16);
+    let traffic = Traffic::new(IDENTITY, 16);
     let mut client = load::ready(address, &traffic, START_LIMIT).await?;
     let wall = client.round(&traffic, requests, in_flight).await?;
     println!("{requests} requests in {wall:?}");
@@ -135,10 +133,7 @@ async fn main() -> Result<()> {
     }
     let floor = process::build_floor()?;
     let repository = tempfile::tempdir()?;
-    let version = repository.path().join(MODEL).join("1");
-    fs::create_dir_all(&version)?;
-    let model = version.join("model.pt");
-    sconce_torch::define(SOURCE, &[], &model)?;
+    let model = identity(repository.path())?;
     let measured = tokio::time::timeout(LIMIT, measure(&floor, repository.path(), &model));
     measured.await.map_err(|_| format!("not done after {LIMIT:?}"))?
 }

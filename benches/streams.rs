@@ -7,17 +7,15 @@
 
 mod support;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use support::{
-    Result,
+    IDENTITY, Result, identity,
     load::{self, Client, Traffic},
     process::Server,
     report::{self, Round},
 };
 
-const MODEL: &str = "identity";
-const SOURCE: &str = "def forward(self, x):\n    return x\n";
 /// Pairs of rounds; odd, so that the median is one of them.
 const PAIRS: usize = 11;
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -39,7 +37,7 @@ const SCENARIOS: [Scenario; 3] = [
 ];
 
 async fn round(server: &Server, client: &mut Client, scenario: &Scenario, streamed: bool) -> Result<Round> {
-    let traffic = Traffic::new(MODEL, 16);
+    let traffic = Traffic::new(IDENTITY, 16);
     let Scenario { requests, streams, in_flight, .. } = *scenario;
     let before = server.cpu_time()?;
     let wall = match streamed {
@@ -50,7 +48,7 @@ async fn round(server: &Server, client: &mut Client, scenario: &Scenario, stream
 }
 
 async fn measure(server: &Server) -> Result<()> {
-    let mut client = load::ready(&server.address, &Traffic::new(MODEL, 16), START_LIMIT).await?;
+    let mut client = load::ready(&server.address, &Traffic::new(IDENTITY, 16), START_LIMIT).await?;
     println!("identity, FP32 [1,16]; one connection; medians of {PAIRS} pairs of rounds\n");
     println!("{}", report::head("unary", "stream"));
     for scenario in &SCENARIOS {
@@ -72,9 +70,7 @@ async fn measure(server: &Server) -> Result<()> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let repository = tempfile::tempdir()?;
-    let version = repository.path().join(MODEL).join("1");
-    fs::create_dir_all(&version)?;
-    sconce_torch::define(SOURCE, &[], &version.join("model.pt"))?;
+    identity(repository.path())?;
     let server = Server::sconce(repository.path())?;
     let measured = tokio::time::timeout(LIMIT, measure(&server));
     measured.await.map_err(|_| format!("not done after {LIMIT:?}"))?

@@ -10,8 +10,22 @@ pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod report;
 
+use std::path::{Path, PathBuf};
+
 /// What goes wrong here is told and ends the benchmark.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The model whose time is all the server's.
+pub(crate) const IDENTITY: &str = "identity";
+
+/// Writes that model into a repository; where its file is.
+pub(crate) fn identity(repository: &Path) -> Result<PathBuf> {
+    let version = repository.join(IDENTITY).join("1");
+    std::fs::create_dir_all(&version)?;
+    let model = version.join("model.pt");
+    sconce_torch::define("def forward(self, x):\n    return x\n", &[], &model)?;
+    Ok(model)
+}
 
 /// How many of something: as the environment says, or else `default`.
 pub(crate) fn count(name: &str, default: usize) -> Result<usize> {
