@@ -104,7 +104,14 @@ pub trait Backend: Send + Sync {
 pub trait WorkerContext {
     /// Sets how many threads the next run may use.
     fn set_threads(&mut self, threads: usize);
+
+    /// Host memory of so many bytes (at least one) for a tensor of the next run, where the device reads some
+    /// memory sooner than other: page-locked for a GPU. `None` where any does, or where there is none left.
+    fn host_buffer(&mut self, bytes: usize) -> Option<Box<dyn HostBuffer>>;
 }
+
+/// Host memory that a backend lends for a tensor. It is written once, and dropped when its tensor is.
+pub trait HostBuffer: AsRef<[u8]> + AsMut<[u8]> + Send {}
 
 /// A version's file, open.
 pub trait Opened: Send {

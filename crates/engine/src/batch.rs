@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    backend::HostBuffer,
     padding,
     text::shape_text,
     value::{Arg, Call, Output, Tensor, Value, strings},
@@ -116,25 +117,93 @@ fn alike_tensors(one: &Tensor, other: &Tensor) -> bool {
         }
 }
 
+/// Lends memory for a tensor of so many bytes; `None` where any memory will do.
+pub(crate) type Lend<'a> = dyn FnMut(usize) -> Option<Box<dyn HostBuffer>> + 'a;
+
+/// A tensor's bytes while they are written, each once, from the first to the last.
+pub(crate) enum Writer {
+    Own(Vec<u8>),
+    Lent(Lent),
+}
+
+pub(crate) struct Lent {
+    buffer: Box<dyn HostBuffer>,
+    written: usize,
+}
+
+impl Lent {
+    /// The part that comes next.
+    fn next(&mut self, bytes: usize) -> &mut [u8] {
+        let from = self.written;
+        self.written += bytes;
+        &mut (*self.buffer).as_mut()[from..self.written]
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &(*self.buffer).as_ref()[..self.written]
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(bytes: usize, lend: &mut Lend<'_>) -> Self {
+        let lent = if bytes == 0 { None } else { lend(bytes) };
+        match lent {
+            Some(buffer) => Self::Lent(Lent { buffer, written: 0 }),
+            None => Self::Own(Vec::with_capacity(bytes)),
+        }
+    }
+
+    pub(crate) fn written(&self) -> usize {
+        match self {
+            Self::Own(data) => data.len(),
+            Self::Lent(lent) => lent.written,
+        }
+    }
+
+    pub(crate) fn put(&mut self, data: &[u8]) {
+        match self {
+            Self::Own(own) => own.extend_from_slice(data),
+            Self::Lent(lent) => lent.next(data.len()).copy_from_slice(data),
+        }
+    }
+
+    /// The same byte until so many have been written.
+    pub(crate) fn fill(&mut self, until: usize, byte: u8) {
+        match self {
+            Self::Own(own) => own.resize(until.max(own.len()), byte),
+            Self::Lent(lent) => lent.next(until.saturating_sub(lent.written)).fill(byte),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Bytes {
+        match self {
+            Self::Own(data) => Bytes::from(data),
+            Self::Lent(lent) => Bytes::from_owner(lent),
+        }
+    }
+}
+
 /// One call of all rows of these, and behind them rows of zeros and empty strings until there are `total`.
-/// The calls are alike, and there is at least one.
-pub(crate) fn gather(calls: &[&Call], rows: &[usize], total: usize) -> Call {
+/// The calls are alike, and there is at least one. Tensors are put into memory that `lend` gives, if it does.
+pub(crate) fn gather(calls: &[&Call], rows: &[usize], total: usize, lend: &mut Lend<'_>) -> Call {
     let padding = total.saturating_sub(rows.iter().sum());
     let width = calls.first().map_or(0, |call| call.arguments.len());
     let arguments = (0..width).map(|index| {
         let all = || calls.iter().map(move |call| &call.arguments[index]);
         match &calls[0].arguments[index] {
-            Arg::Tensor(first) => Arg::Tensor(join(first, all().filter_map(tensor_of), total)),
+            Arg::Tensor(first) => Arg::Tensor(join(first, all().filter_map(tensor_of), total, lend)),
             Arg::Tensors(first) => Arg::Tensors(
                 (0..first.len())
-                    .map(|at| join(&first[at], all().filter_map(|arg| element_of(arg, at)), total))
+                    .map(|at| join(&first[at], all().filter_map(|arg| element_of(arg, at)), total, lend))
                     .collect(),
             ),
             Arg::Dict(first) => {
                 let entry = |(at, (key, tensor)): (usize, &(std::sync::Arc<str>, Tensor))| {
                     (
                         std::sync::Arc::clone(key),
-                        join(tensor, all().filter_map(|arg| element_of(arg, at)), total),
+                        join(tensor, all().filter_map(|arg| element_of(arg, at)), total, lend),
                     )
                 };
                 Arg::Dict(first.iter().enumerate().map(entry).collect())
@@ -173,20 +242,25 @@ fn element_of(argument: &Arg, index: usize) -> Option<&Tensor> {
 }
 
 /// Tensors below each other.
-fn join<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor> + Clone, total: usize) -> Tensor {
+fn join<'a>(
+    first: &Tensor,
+    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    total: usize,
+    lend: &mut Lend<'_>,
+) -> Tensor {
     if let Some(rule) = &first.padding {
-        return padding::join(rule, first, tensors, total);
+        return padding::join(rule, first, tensors, total, lend);
     }
     let mut shape = first.shape.clone();
     let rows = usize::try_from(shape[0]).unwrap_or(1).max(1);
     let row = first.bytes().len() / rows;
-    let mut data = Vec::with_capacity(row * total);
+    let mut data = Writer::new(row * total, lend);
     for tensor in tensors {
-        data.extend_from_slice(tensor.bytes());
+        data.put(tensor.bytes());
     }
-    data.resize(row * total, 0);
+    data.fill(row * total, 0);
     shape[0] = i64::try_from(total).unwrap_or(i64::MAX);
-    Tensor::host(first.data_type, shape, Bytes::from(data))
+    Tensor::host(first.data_type, shape, data.finish())
 }
 
 /// The parts of a batch's answer, one for each number of rows; rows beyond them are dropped.
@@ -270,4 +344,4 @@ fn split_strings(tensor: &Tensor, rows: &[usize], total: usize) -> Result<Vec<Ou
 
 #[cfg(test)]
 #[path = "batch_tests.rs"]
-mod tests;
+pub(crate) mod tests;

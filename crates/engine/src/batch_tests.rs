@@ -20,6 +20,27 @@ fn words(rows: usize, seed: u8) -> Bytes {
     data.into()
 }
 
+/// Lends memory for every other tensor, in which something was before.
+pub(crate) fn lend_odd() -> impl FnMut(usize) -> Option<Box<dyn HostBuffer>> {
+    struct Used(Vec<u8>);
+    impl HostBuffer for Used {}
+    impl AsRef<[u8]> for Used {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl AsMut<[u8]> for Used {
+        fn as_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+    }
+    let mut asked = 0;
+    move |bytes| {
+        asked += 1;
+        (asked % 2 == 1).then(|| Box::new(Used(vec![0xa5; bytes + asked % 3])) as Box<dyn HostBuffer>)
+    }
+}
+
 /// A call with an argument of each kind.
 fn call(rows: usize, row: &[i64], seed: u8) -> Call {
     let key = |name: &str| name.into();
@@ -85,7 +106,7 @@ proptest! {
             prop_assert_eq!(traits(&calls[0], Some(rows[0] as i64)).key, traits(other, Some(other_rows(other))).key);
         }
         let total = rows.iter().sum::<usize>() + padding;
-        let joined = gather(&calls.iter().collect::<Vec<_>>(), &rows, total);
+        let joined = gather(&calls.iter().collect::<Vec<_>>(), &rows, total, &mut lend_odd());
         prop_assert_eq!(traits(&joined, Some(total as i64)).rows, total);
         prop_assert!(traits(&joined, Some(total as i64)).key.is_some());
         let parts = scatter(&echo(&joined), &rows, total).unwrap();

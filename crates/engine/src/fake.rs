@@ -40,6 +40,9 @@ use crate::{
     value::{Arg, Call, Output, Tensor},
 };
 
+mod context;
+use context::FakeContext;
+
 /// The scripted backend.
 #[derive(Debug, Default)]
 pub struct Fake {
@@ -64,6 +67,9 @@ struct Seen {
     most_at_once: usize,
     /// Thread counts that runs were given.
     threads: BTreeSet<usize>,
+    /// Sizes of the buffers that workers of GPUs were lent, and how many of those are still held.
+    lent: Vec<usize>,
+    held: usize,
     /// The first dimension of each run's first tensor.
     rows: Vec<i64>,
     load_gate_open: bool,
@@ -156,6 +162,16 @@ impl Fake {
         self.stage.seen().threads.clone()
     }
 
+    /// The sizes in bytes of the buffers that workers of GPUs were lent.
+    pub fn lent(&self) -> Vec<usize> {
+        self.stage.seen().lent.clone()
+    }
+
+    /// Waits until all of them have been given back.
+    pub fn wait_given_back(&self) {
+        self.stage.wait_until(|seen| seen.held == 0);
+    }
+
     /// The first dimension of the first tensor of each run that has begun.
     pub fn rows(&self) -> Vec<i64> {
         self.stage.seen().rows.clone()
@@ -217,8 +233,8 @@ impl Backend for Fake {
         std::iter::once(Device::Cpu).chain((0..self.gpus).map(Device::Gpu)).collect()
     }
 
-    fn enter_worker(&self, _device: Device) -> Box<dyn WorkerContext> {
-        Box::new(FakeContext(Arc::clone(&self.stage)))
+    fn enter_worker(&self, device: Device) -> Box<dyn WorkerContext> {
+        Box::new(FakeContext(device, Arc::clone(&self.stage)))
     }
 
     fn enter_loader(&self) {}
@@ -260,14 +276,6 @@ fn check_end(file: &Path, text: &str) -> Result<(), LoadError> {
 
 /// The first line of a script that has an `end`.
 const ENDS: &str = "fake ends";
-
-struct FakeContext(Arc<Stage>);
-
-impl WorkerContext for FakeContext {
-    fn set_threads(&mut self, threads: usize) {
-        self.0.seen().threads.insert(threads);
-    }
-}
 
 #[derive(Debug, Default)]
 struct Script {

@@ -12,6 +12,7 @@ use sconce_repository::{Filler, ModelConfig, Padding};
 use crate::{
     Error, Result,
     backend::LoadError,
+    batch::{Lend, Writer},
     binding::{InputSlot, Spec},
     check::{reshaped, variable},
     schema::{ArgumentKind, Schema},
@@ -261,6 +262,7 @@ pub(crate) fn join<'a>(
     first: &Tensor,
     tensors: impl Iterator<Item = &'a Tensor> + Clone,
     total: usize,
+    lend: &mut Lend<'_>,
 ) -> Tensor {
     let mut shape = first.shape.clone();
     for tensor in tensors.clone() {
@@ -268,15 +270,15 @@ pub(crate) fn join<'a>(
     }
     let (mut larger, filler) = (sizes(&shape), rule.filler.bytes());
     let row: usize = larger[1..].iter().product::<usize>() * filler.len();
-    let mut data = Vec::with_capacity(row * total);
+    let mut data = Writer::new(row * total, lend);
     for tensor in tensors {
         let own = sizes(&tensor.shape);
         larger[0] = own[0];
         fill_up(&mut data, tensor.bytes(), &own, &larger, filler);
     }
-    data.resize(row * total, 0);
+    data.fill(row * total, 0);
     shape[0] = i64::try_from(total).unwrap_or(i64::MAX);
-    Tensor::host(first.data_type, shape, Bytes::from(data))
+    Tensor::host(first.data_type, shape, data.finish())
 }
 
 fn sizes(shape: &[i64]) -> Vec<usize> {
@@ -284,13 +286,13 @@ fn sizes(shape: &[i64]) -> Vec<usize> {
 }
 
 /// Appends a part of a tensor of one shape as one of a larger shape. Every byte is written once.
-fn fill_up(to: &mut Vec<u8>, data: &[u8], shape: &[usize], larger: &[usize], filler: &[u8]) {
+fn fill_up(to: &mut Writer, data: &[u8], shape: &[usize], larger: &[usize], filler: &[u8]) {
     let (Some((count, rest)), Some((wanted, larger_rest))) = (shape.split_first(), larger.split_first())
     else {
-        return to.extend_from_slice(data);
+        return to.put(data);
     };
     if rest == larger_rest {
-        to.extend_from_slice(data);
+        to.put(data);
     } else {
         let part = rest.iter().product::<usize>() * filler.len();
         for index in 0..*count {
@@ -301,9 +303,9 @@ fn fill_up(to: &mut Vec<u8>, data: &[u8], shape: &[usize], larger: &[usize], fil
     match filler.split_first() {
         // As for zeros, which are most.
         Some((byte, others)) if others.iter().all(|other| other == byte) => {
-            to.resize(to.len() + missing * filler.len(), *byte);
+            to.fill(to.written() + missing * filler.len(), *byte);
         }
-        _ => to.extend(std::iter::repeat_n(filler, missing).flatten()),
+        _ => std::iter::repeat_n(filler, missing).for_each(|filler| to.put(filler)),
     }
 }
 

@@ -8,7 +8,7 @@ use sconce_repository::TensorConfig;
 use super::*;
 use crate::{
     DataType,
-    batch::{alike, gather, scatter, traits},
+    batch::{alike, gather, scatter, tests::lend_odd, traits},
     binding::Binding,
     check::{self, Checked, Input},
     fixtures::{
@@ -88,7 +88,7 @@ proptest! {
             prop_assert_eq!(key(&all[0]), key(checked));
         }
         let total = rows.iter().sum::<usize>() + more;
-        let joined = gather(&calls, &rows, total);
+        let joined = gather(&calls, &rows, total, &mut lend_odd());
         tensor(&joined, 0).check().unwrap();
         tensor(&joined, 1).check().unwrap();
         prop_assert_eq!(tensor(&joined, 0).shape[0], total as i64);
@@ -181,7 +181,7 @@ fn masks_are_made_where_they_are_not_sent_and_filled_up_where_they_are() {
         [1i64, 0].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>().into(),
     );
     let own = asked(&binding, vec![input("m", own), input("x", numbers(&[1, 2], 0))]);
-    let joined = gather(&[&alone.call, &own.call], &[2, 1], 4);
+    let joined = gather(&[&alone.call, &own.call], &[2, 1], 4, &mut |_| None);
     assert_eq!(tensor(&joined, 1).shape, [4, 1, 3]);
     assert_eq!(mask(&joined, 1), [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]);
     let filled = i16::from_le_bytes(tensor(&joined, 0).bytes()[16..18].try_into().unwrap());
@@ -271,7 +271,7 @@ fn masks_find_their_places_in_lists_and_dicts() {
     let dict = forward(&[("all", ArgumentKind::Dict)]);
     let binding = bind(&config(4, inputs("x", "m"), vec![]), &dict);
     let calls = [2, 3].map(|length| asked(&binding, vec![input("x", numbers(&[1, length], 0))]).call);
-    let joined = gather(&[&calls[0], &calls[1]], &[1, 1], 2);
+    let joined = gather(&[&calls[0], &calls[1]], &[1, 1], 2, &mut |_| None);
     let [Arg::Dict(entries)] = &joined.arguments[..] else { panic!("{joined:?}") };
     assert_eq!((&*entries[1].0, entries[1].1.bytes()), ("m", &[1, 1, 0, 1, 1, 1][..]));
 }

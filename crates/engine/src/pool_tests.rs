@@ -56,6 +56,26 @@ async fn what_waits_is_joined_and_everyone_gets_his_own_rows() {
 }
 
 #[tokio::test]
+async fn a_batch_for_a_gpu_is_gathered_in_memory_that_the_gpu_reads_best() {
+    let house = House::new(0, 1);
+    let model = house.model("gate", batched(), &[(1, 1)]);
+    let first = held(&house, &model).await;
+    let mut calls = Vec::new();
+    for sent in [1.0, 2.0, 3.0] {
+        calls.push((waiting(&model, rows(&[sent])).await, sent));
+    }
+    house.fake.open_gate();
+    assert_eq!(values(first.await), [0.0]);
+    for (call, sent) in calls {
+        assert_eq!(values(call.await), [sent]);
+    }
+    let joined = house.fake.rows().into_iter().filter(|rows| *rows > 1).map(|rows| rows as usize * 4);
+    assert_eq!(house.fake.lent(), joined.collect::<Vec<_>>(), "one buffer a batch, none for who runs alone");
+    assert!(!house.fake.lent().is_empty());
+    house.fake.wait_given_back();
+}
+
+#[tokio::test]
 async fn one_that_throws_fails_alone() {
     let house = House::new(1, 0);
     let model = house.model("gate\npoison 13", batched(), &[(0, 1)]);

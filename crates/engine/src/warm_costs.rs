@@ -91,7 +91,10 @@ impl<'a> Costing<'a> {
         for made in 1..=RUNS {
             let call = match copies {
                 1 => self.call.clone(),
-                _ => batch::gather(&vec![self.call; copies], &vec![self.traits.rows; copies], rows),
+                _ => {
+                    let of_each = vec![self.traits.rows; copies];
+                    batch::gather(&vec![self.call; copies], &of_each, rows, &mut |_| None)
+                }
             };
             let took = run(call, self.rows.map(|_| i64::try_from(rows).unwrap_or(i64::MAX)), threads)?;
             shortest = Some(shortest.map_or(took, |shortest| shortest.min(took)));

@@ -53,10 +53,14 @@ struct sc_module {
 struct sc_call {
   const sc_module* module;
   std::vector<c10::IValue> stack;
+  // Tensors in host memory that a GPU may still be reading.
+  std::vector<at::Tensor> sent = {};
 };
 
 struct sc_value {
   c10::IValue value;
+  // Kept until the outputs have been fetched, by when the GPU has read them.
+  std::vector<at::Tensor> sent = {};
   // Of a dict, in its order: its own iterator cannot jump.
   std::vector<std::pair<std::string, c10::IValue>> entries = {};
 };

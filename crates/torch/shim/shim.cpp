@@ -168,6 +168,15 @@ int sc_copy(const sc_module* module, sc_module** copy, char** error) {
 
 void sc_module_free(sc_module* module) { delete module; }
 
+int sc_host_buffer(size_t bytes, void** handle, void** data, char** error) {
+  return sc_try(error, [&] {
+    const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
+    auto memory = at::empty({static_cast<int64_t>(bytes)}, options);
+    *data = memory.mutable_data_ptr();
+    *handle = new at::Tensor(std::move(memory));
+  });
+}
+
 sc_call* sc_call_new(const sc_module* module) {
   auto* call = new sc_call;
   call->module = module;
@@ -214,7 +223,12 @@ int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t*
       tensor = at::from_blob(const_cast<void*>(data), shape, [owner, release](void*) { release(owner); }, options);
       held.release();
     }
-    if (!call->module->device.is_cpu()) tensor = tensor.to(call->module->device);
+    if (!call->module->device.is_cpu()) {
+      // Only begun: what comes next on this worker's stream finds it there.
+      auto there = tensor.to(call->module->device, /*non_blocking=*/true);
+      call->sent.push_back(std::move(tensor));
+      tensor = std::move(there);
+    }
     call->stack.emplace_back(std::move(tensor));
   });
 }
@@ -248,7 +262,7 @@ int sc_run(const sc_module* module, sc_call* call, bool inference_mode, bool opt
     NoGrad guard(inference_mode);
     std::optional<torch::jit::GraphOptimizerEnabledGuard> plain;
     if (!optimized) plain.emplace(false);
-    *value = new sc_value{module->forward(std::move(call->stack))};
+    *value = new sc_value{module->forward(std::move(call->stack)), std::move(call->sent)};
   });
   delete call;
   return outcome;

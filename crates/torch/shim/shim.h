@@ -56,6 +56,9 @@ int sc_mutates(const sc_module* module, bool* attributes, bool* inputs, char** w
 int sc_copy(const sc_module* module, sc_module** copy, char** error);
 void sc_module_free(sc_module* module);
 
+// Page-locked host memory, from which a GPU copies without waiting; libtorch keeps what is freed for the next.
+int sc_host_buffer(size_t bytes, void** handle, void** data, char** error); // sc_tensor_free frees the handle
+
 // Calls.
 sc_call* sc_call_new(const sc_module* module);
 void sc_call_free(sc_call* call);

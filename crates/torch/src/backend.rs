@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use sconce_engine::{
     DataType, ModelConfig, archive,
-    backend::{Backend, Device, LoadError, Module, Opened, RunError, Runner, WorkerContext},
+    backend::{Backend, Device, HostBuffer, LoadError, Module, Opened, RunError, Runner, WorkerContext},
     reply::Done,
     schema::Schema,
     value::{Arg, Call, Output, Tensor, Value, push_string, strings},
@@ -94,7 +94,7 @@ impl Backend for Torch {
         if let Err(why) = ffi::enter_device(cuda_index(device)) {
             warn!(%device, "this worker shares the default stream: {}", first_line(&why));
         }
-        Box::new(Context { threads: 0 })
+        Box::new(Context { threads: 0, pins: device != Device::Cpu })
     }
 
     fn enter_loader(&self) {
@@ -153,6 +153,8 @@ fn cuda_index(device: Device) -> i32 {
 struct Context {
     /// As it was set last: setting it again costs more than looking.
     threads: usize,
+    /// Its device is a GPU, and memory could be page-locked until now.
+    pins: bool,
 }
 
 impl WorkerContext for Context {
@@ -160,6 +162,20 @@ impl WorkerContext for Context {
         if self.threads != threads {
             self.threads = threads;
             ffi::set_threads(threads);
+        }
+    }
+
+    fn host_buffer(&mut self, bytes: usize) -> Option<Box<dyn HostBuffer>> {
+        if !self.pins {
+            return None;
+        }
+        match ffi::HostBuffer::new(bytes) {
+            Ok(buffer) => Some(Box::new(buffer)),
+            Err(why) => {
+                warn!("no memory can be page-locked, so copies to the GPU take longer: {}", first_line(&why));
+                self.pins = false;
+                None
+            }
         }
     }
 }
@@ -424,7 +440,26 @@ fn data_type(scalar_type: i8) -> Option<DataType> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_fatal;
+    use super::{Context, Torch, WorkerContext, is_fatal};
+
+    #[test]
+    fn memory_is_page_locked_where_there_is_a_gpu() {
+        let gpus = Torch::new().info().gpus;
+        let mut context = Context { threads: 0, pins: true };
+        match context.host_buffer(12) {
+            Some(mut buffer) => {
+                assert!(gpus > 0);
+                (*buffer).as_mut().fill(7);
+                assert_eq!((*buffer).as_ref(), [7; 12]);
+            }
+            None => {
+                assert_eq!(gpus, 0, "a GPU is there, and no memory could be page-locked");
+                assert!(!context.pins, "it is not tried again");
+                eprintln!("skipped: page-locked memory, because there is no GPU");
+            }
+        }
+        assert!(Context { threads: 0, pins: false }.host_buffer(12).is_none(), "the CPU needs none");
+    }
 
     #[test]
     fn only_what_loses_the_device_is_fatal() {

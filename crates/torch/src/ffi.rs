@@ -9,72 +9,9 @@ use std::{
 
 use bytes::Bytes;
 
-#[repr(C)]
-struct RawModule {
-    _opaque: [u8; 0],
-}
-#[repr(C)]
-struct RawCall {
-    _opaque: [u8; 0],
-}
-#[repr(C)]
-struct RawValue {
-    _opaque: [u8; 0],
-}
+use self::raw::*;
 
-#[repr(C)]
-struct RawTensor {
-    handle: *mut c_void,
-    data: *const c_void,
-    bytes: usize,
-    dtype: i8,
-    dims: usize,
-    sizes: *const i64,
-}
-
-type ErrorOut = *mut *mut c_char;
-
-#[rustfmt::skip]
-unsafe extern "C" {
-    fn sc_free(text: *mut c_char);
-    fn sc_torch_version() -> *const c_char;
-    fn sc_cpu_capability() -> *mut c_char;
-    fn sc_open_library(path: *const c_char, error: ErrorOut) -> i32;
-    fn sc_cuda_devices(library: *const c_char, why_none: ErrorOut) -> i32;
-    fn sc_init();
-    fn sc_exit(code: i32) -> !;
-    fn sc_enter_device(cuda_index: i32, error: ErrorOut) -> i32;
-    fn sc_set_threads(threads: i32);
-    fn sc_release_memory(cuda: bool, error: ErrorOut) -> i32;
-    fn sc_load(path: *const c_char, cuda: i32, inference: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
-    fn sc_freeze(module: *const RawModule, optimize: bool, frozen: *mut *mut RawModule, error: ErrorOut) -> i32;
-    fn sc_schema(module: *const RawModule, schema: *mut *mut c_char, error: ErrorOut) -> i32;
-    fn sc_forks_write(module: *const RawModule, write: *mut bool, what: *mut *mut c_char, error: ErrorOut) -> i32;
-    fn sc_mutates(module: *const RawModule, attributes: *mut bool, inputs: *mut bool, what: *mut *mut c_char, error: ErrorOut) -> i32;
-    fn sc_copy(module: *const RawModule, copy: *mut *mut RawModule, error: ErrorOut) -> i32;
-    fn sc_module_free(module: *mut RawModule);
-    fn sc_call_new(module: *const RawModule) -> *mut RawCall;
-    fn sc_call_free(call: *mut RawCall);
-    fn sc_push_default(call: *mut RawCall, error: ErrorOut) -> i32;
-    fn sc_push_int(call: *mut RawCall, value: i64);
-    fn sc_push_float(call: *mut RawCall, value: f64);
-    fn sc_push_bool(call: *mut RawCall, value: bool);
-    fn sc_push_str(call: *mut RawCall, data: *const u8, size: usize, error: ErrorOut) -> i32;
-    fn sc_push_strings(call: *mut RawCall, data: *const *const u8, sizes: *const usize, count: usize, error: ErrorOut) -> i32;
-    fn sc_push_tensor(call: *mut RawCall, data: *const c_void, dtype: i8, sizes: *const i64, dims: usize, copy: bool, owner: *mut c_void, release: extern "C" fn(*mut c_void), error: ErrorOut) -> i32;
-    fn sc_fold_list(call: *mut RawCall, count: usize, error: ErrorOut) -> i32;
-    fn sc_fold_dict(call: *mut RawCall, keys: *const *const u8, sizes: *const usize, count: usize, error: ErrorOut) -> i32;
-    fn sc_run(module: *const RawModule, call: *mut RawCall, inference: bool, optimized: bool, value: *mut *mut RawValue, error: ErrorOut) -> i32;
-    fn sc_value_kind(value: *const RawValue, kind: *mut i32, size: *mut usize, error: ErrorOut) -> i32;
-    fn sc_value_type(value: *const RawValue) -> *mut c_char;
-    fn sc_value_at(value: *const RawValue, index: usize, element: *mut *mut RawValue, name: *mut *mut c_char, error: ErrorOut) -> i32;
-    fn sc_value_string(value: *const RawValue, index: usize, data: *mut *const u8, size: *mut usize, error: ErrorOut) -> i32;
-    fn sc_value_tensor(value: *const RawValue, tensor: *mut RawTensor, error: ErrorOut) -> i32;
-    fn sc_value_free(value: *mut RawValue);
-    fn sc_tensor_free(handle: *mut c_void);
-    #[cfg(feature = "define")]
-    fn sc_define(source: *const c_char, parameters: *const *const c_char, count: usize, frozen: bool, path: *const c_char, error: ErrorOut) -> i32;
-}
+mod raw;
 
 /// Takes a text over from the shim.
 fn take_text(text: *mut c_char) -> String {
@@ -375,6 +312,49 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, freed once.
+        unsafe { sc_tensor_free(self.handle) }
+    }
+}
+
+/// Page-locked host memory.
+pub(crate) struct HostBuffer {
+    handle: *mut c_void,
+    data: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: a tensor handle may move between threads, and nobody else knows this memory.
+unsafe impl Send for HostBuffer {}
+
+impl HostBuffer {
+    /// Of so many bytes, at least one.
+    pub(crate) fn new(bytes: usize) -> Result<Self, String> {
+        let (mut handle, mut data) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: valid pointers; on success both are set.
+        check(|error| unsafe { sc_host_buffer(bytes, &raw mut handle, &raw mut data, error) })?;
+        Ok(Self { handle, data: data.cast(), bytes })
+    }
+}
+
+impl sconce_engine::backend::HostBuffer for HostBuffer {}
+
+impl AsRef<[u8]> for HostBuffer {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the handle keeps `bytes` bytes at `data` alive; the system gave them out as zeros.
+        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
+    }
+}
+
+impl AsMut<[u8]> for HostBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and they are ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
+    }
+}
+
+impl Drop for HostBuffer {
     fn drop(&mut self) {
         // SAFETY: the handle is ours, freed once.
         unsafe { sc_tensor_free(self.handle) }

@@ -203,7 +203,7 @@ impl Shared {
             [job] if total == sum => std::mem::take(&mut job.call),
             jobs => {
                 let calls: Vec<_> = jobs.iter().map(|job| &job.call).collect();
-                batch::gather(&calls, &rows, total)
+                batch::gather(&calls, &rows, total, &mut |bytes| context.host_buffer(bytes))
             }
         };
         trace!(model = %quote(&executable.name), worker, requests = batch.len(), rows = total, threads, "runs");
