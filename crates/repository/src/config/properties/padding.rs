@@ -79,7 +79,8 @@ pub(super) fn to_yaml(tensor: &TensorConfig, fields: &mut serde_json::Value) {
     match &tensor.padding {
         None => {}
         Some(Padding::Fill(filler)) => {
-            fields["pad"] = serde_json::from_str(&filler.to_string()).expect("a number");
+            // The parser of JSON may miss the nearest number by one.
+            fields["pad"] = serde_yaml::from_str(&filler.to_string()).expect("a number");
         }
         Some(Padding::MaskOf(of)) => {
             fields["mask_of"] = of.clone().into();
