@@ -52,7 +52,7 @@ fn models_with_a_batch_dimension_are_batched_unless_they_keep_state() {
         assert_eq!(yaml(text).unwrap().batching, None, "{text}");
     }
     let text = yaml("batching: {max_delay: 2ms}").expect_err("no batch dimension");
-    assert!(text.starts_with(": batching: max_batch_size is 0, so there is no dimension"), "{text}");
+    assert!(text.starts_with(":1:11: batching: max_batch_size is 0, so there is no dimension"), "{text}");
     assert!(text.ends_with("give max_batch_size, or leave this out"), "{text}");
 }
 
@@ -85,14 +85,14 @@ fn every_field_of_batching_is_read_and_sizes_are_sorted() {
 fn sizes_are_possible_ones() {
     assert_eq!(
         error("batching: {preferred_sizes: [8, 0]}"),
-        ": batching.preferred_sizes[1]: a number from 1 to max_batch_size, 32, is expected, not 0"
+        ":3:33: batching.preferred_sizes[1]: a number from 1 to max_batch_size, 32, is expected, not 0"
     );
     assert!(error("batching: {preferred_sizes: [33]}").contains("preferred_sizes[0]: a number from 1 to"));
     assert!(error("batching: {preferred_sizes: [8, 8]}").contains("sizes[1]: 8 is listed twice: list it"));
     assert!(error("batching: {allowed_sizes: [32, 64]}").contains("batching.allowed_sizes[1]: a number"));
     assert_eq!(
         error("batching: {allowed_sizes: [1, 8]}"),
-        ": batching.allowed_sizes: the largest is 8, but a request may have 32 rows (max_batch_size): add 32, \
+        ":3:27: batching.allowed_sizes: the largest is 8, but a request may have 32 rows (max_batch_size): add 32, \
          or lower max_batch_size"
     );
     assert!(error("batching: {preferred_sizes: 8}").contains("expected a list such as `[1, 2]`"));
@@ -103,7 +103,7 @@ fn lengths_of_time_have_units_and_limits() {
     assert_eq!(batched("batching: {max_delay: 60s}").unwrap().max_delay, millis(60_000));
     assert_eq!(
         error("batching: {max_delay: 61s}"),
-        ": batching.max_delay: 1m 1s is too long: at most 1m is allowed"
+        ":3:23: batching.max_delay: 1m 1s is too long: at most 1m is allowed"
     );
     assert!(error("batching: {latency_target: 2m}").contains("batching.latency_target: 2m is too long"));
     assert!(error("batching: {latency_target: 0s}").contains("no request can be answered in no time"));
@@ -245,7 +245,7 @@ fn what_is_answered_in_order_does_not_overtake() {
     let text = error(&ordered("{priority_levels: 2}"));
     assert_eq!(
         text,
-        ": batching.preserve_ordering: requests of several priorities overtake one another: leave it out, or \
+        ":3:31: batching.preserve_ordering: requests of several priorities overtake one another: leave it out, or \
          let queue.priority_levels be 1"
     );
     for queue in ["{timeout: 1s, on_timeout: delay}", "{allow_timeout_override: true, on_timeout: delay}"] {
@@ -262,6 +262,6 @@ fn what_is_answered_in_order_does_not_overtake() {
 fn a_weight_is_a_share() {
     assert_eq!(yaml("").unwrap().weight.get(), 1);
     assert_eq!(yaml("weight: 1000").unwrap().weight.get(), 1000);
-    assert_eq!(error("weight: 0"), ": weight: a number from 1 to 1000 is expected, not 0");
+    assert_eq!(error("weight: 0"), ":3:9: weight: a number from 1 to 1000 is expected, not 0");
     assert!(error("weight: 1001").contains("a number from 1 to 1000 is expected, not 1001"));
 }

@@ -86,7 +86,7 @@ fn without_inputs_in_the_configuration_a_sample_says_all() {
     let sample = &samples(text)[0];
     assert_eq!((sample.batch_size, &sample.inputs["x"].dims[..]), (0, &[2, 2][..]));
     assert!(yaml("warmup: [{inputs: {x: {shape: [1]}}}]").unwrap_err().contains(
-        "m/config.yaml: warmup[0].inputs.x.dtype: is missing: write the type of the elements, such as FP32"
+        "m/config.yaml:1:23: warmup[0].inputs.x.dtype: is missing: write the type of the elements, such as FP32"
     ));
     let text = yaml("warmup: [{inputs: {x: {dtype: FP32}}}]").unwrap_err();
     assert!(text.contains("warmup[0].inputs.x.shape: is missing"), "{text}");
@@ -127,7 +127,7 @@ fn files_with_data_stay_in_their_directory_and_have_the_right_size() {
     }
     assert_eq!(
         file("none.bin"),
-        "m/config.yaml: warmup[0].inputs.x.data.file: cannot read the data in m/warmup/none.bin: there is \
+        "m/config.yaml:1:175: warmup[0].inputs.x.data.file: cannot read the data in m/warmup/none.bin: there is \
          no such file; put the bytes of the tensor there"
     );
     assert!(file("more").contains("m/warmup/more: it is not a file"));

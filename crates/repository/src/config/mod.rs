@@ -257,7 +257,7 @@ fn read<T>(file: &Path, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Result<
 }
 
 fn from_yaml(text: &str, dir: &Path, name: &str) -> Result<ModelConfig, Fault> {
-    check::check(yaml::parse(text)?, dir, name, &check::YAML)
+    check::check(yaml::parse(text)?, dir, name, &check::YAML).map_err(|fault| yaml::placed(fault, text))
 }
 
 #[cfg(test)]

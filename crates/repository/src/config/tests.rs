@@ -155,7 +155,7 @@ fn the_name_is_that_of_the_directory() {
     assert!(yaml("name: m").is_ok() && yaml("name: ''").is_ok());
     assert_eq!(
         error("name: other"),
-        "m/config.yaml: name: `other` is not the name of the directory, which is the model's name: \
+        "m/config.yaml:1:7: name: `other` is not the name of the directory, which is the model's name: \
          write `m` or leave it out"
     );
 }

@@ -1,6 +1,8 @@
 //! `config.yaml` to a raw configuration, with errors that say where and what to write instead.
 //!
-//! The only file that names `serde_yaml`.
+//! Only this file and `yaml/place.rs` name `serde_yaml`.
+
+mod place;
 
 use serde_path_to_error::Path as KeyPath;
 
@@ -23,6 +25,13 @@ pub(super) fn parse(text: &str) -> Result<RawConfig, Fault> {
         Ok(raw) => Ok(raw.unwrap_or_default()),
         Err(err) => Err(fault(err.path(), err.inner())),
     }
+}
+
+/// What was found wrong in a configuration that had been read from this text, with its place there.
+pub(super) fn placed(fault: Fault, text: &str) -> Fault {
+    let Fault { place: Place { position, key }, message } = fault;
+    let position = position.or_else(|| place::find(text, &key));
+    Fault { place: Place { position, key }, message }
 }
 
 /// Brackets are counted wherever they stand; text with so many that are not closed is not ours either.
