@@ -202,7 +202,8 @@ pub(super) fn queue(raw: RawQueue, words: &Words) -> Result<Queueing, Fault> {
     let mut levels: Vec<_> = (0..count.get()).map(|_| all.clone()).collect();
     for (number, raw) in raw.levels {
         let key = format!("{}.{number}", words.levels);
-        let Some(found) = number.checked_sub(1).and_then(|index| levels.get_mut(index as usize)) else {
+        let index = number.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let Some(found) = index.and_then(|index| levels.get_mut(index)) else {
             let message = format!(
                 "there is no priority {number}: they are numbered from 1 to {count}, as {} says",
                 words.priority_levels

@@ -225,7 +225,7 @@ fn queues_are_possible_ones() {
              queue.priority_levels says",
         ),
         ("{levels: {0: {}}}", "queue.levels.0: there is no priority 0"),
-        ("{levels: {99999999999: {}}}", "there is no priority 4294967295"),
+        ("{levels: {99999999999: {}}}", "there is no priority 99999999999"),
         ("{levels: {1: {max_size: 0}}}", "queue.levels.1.max_size: 0 would refuse"),
         ("{levels: {1: {timeout: 0s}}}", "queue.levels.1.timeout: nobody can wait for no time"),
         ("{levels: {high: {}}}", "expected the number of a priority, from 1"),

@@ -344,12 +344,12 @@ impl<'de> Visitor<'de> for InstancesVisitor {
     type Value = RawInstances;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number, or a list such as `[{device: gpu, count: 2}]`")
+        f.write_str("a number from 1 to 1024, or a list such as `[{device: gpu, count: 2}]`")
     }
 
     fn visit_u64<E: Error>(self, count: u64) -> Result<RawInstances, E> {
-        // A count beyond u32 is refused later together with every other count that is too large.
-        Ok(RawInstances::Count(u32::try_from(count).unwrap_or(u32::MAX)))
+        let fits = u32::try_from(count).map(RawInstances::Count);
+        fits.map_err(|_| E::invalid_value(Unexpected::Unsigned(count), &self))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<RawInstances, A::Error> {

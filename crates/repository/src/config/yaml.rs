@@ -3,6 +3,7 @@
 //! Only this file and `yaml/place.rs` name `serde_yaml`.
 
 mod place;
+mod words;
 
 use serde_path_to_error::Path as KeyPath;
 
@@ -11,7 +12,7 @@ use super::{
     hint,
     raw::RawConfig,
 };
-use crate::escape::{one_line, sentence};
+use crate::escape::one_line;
 
 /// More brackets than this inside one another are no configuration. The parser takes time that grows
 /// with the square of them, and one broken file must not hold up the look at all others.
@@ -62,7 +63,7 @@ fn fault(path: &KeyPath, err: &serde_yaml::Error) -> Fault {
     };
     let position = err.location().map(|location| (location.line(), location.column()));
     let text = err.to_string();
-    let message = reworded(&plain(&text, &key, position));
+    let message = words::reworded(&plain(&text, &key, position), &key);
     Fault { place: Place { position, key: one_line(&key) }, message }
 }
 
@@ -77,41 +78,6 @@ fn plain(text: &str, key: &str, position: Option<(usize, usize)>) -> String {
         Some((line, column)) => text.replacen(&format!(" at line {line} column {column}"), "", 1),
         None => text.to_owned(),
     }
-}
-
-/// The parser's words in the words of a user who does not write Rust.
-fn reworded(text: &str) -> String {
-    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
-    if text.contains("unknown field `") && !quoted.is_empty() {
-        return hint::yaml_field(quoted[0], &quoted[1..]);
-    }
-    if text.contains("unknown variant `") && !quoted.is_empty() {
-        return format!("unknown value `{}`: expected {}", one_line(quoted[0]), hint::one_of(&quoted[1..]));
-    }
-    if let (Some(_), Some(name)) = (text.strip_prefix("missing field `"), quoted.first()) {
-        return format!("`{name}` is missing and must be given");
-    }
-    if let (Some(_), Some(name)) = (text.strip_prefix("duplicate field `"), quoted.first()) {
-        return format!("`{name}` is given twice: keep one of them");
-    }
-    if text.contains("more than one document") {
-        return "the file holds more than one YAML document: keep one, without a `---` in between".to_owned();
-    }
-    let mut message = text.to_owned();
-    for (rust, plain) in [
-        ("unit value", "nothing"),
-        ("invalid type: sequence", "invalid type: list"),
-        ("expected field identifier", "expected the name of a field"),
-        ("expected a sequence", "expected a list such as `[1, 2]`"),
-        ("expected a map", "expected fields"),
-        ("expected a boolean", "expected true or false"),
-        ("expected u32", "expected a whole number from 0 to 4294967295"),
-        ("expected u64", "expected a whole number, 0 or greater"),
-        ("expected i64", "expected a whole number"),
-    ] {
-        message = message.replace(rust, plain);
-    }
-    sentence(&message)
 }
 
 #[cfg(test)]
@@ -154,16 +120,85 @@ mod tests {
     #[test]
     fn wrong_values_are_told_in_plain_words() {
         assert_eq!(
-            error("max_batch_size: -1"),
-            ":1:17: max_batch_size: invalid type: integer `-1`, expected a whole number from 0 to \
-             4294967295"
+            error("optimize: sometimes"),
+            ":1:11: optimize: expected true or false, not \"sometimes\""
+        );
+        assert!(
+            error("hello").ends_with("expected fields such as `inputs:`, not \"hello\""),
+            "{}",
+            error("hello")
         );
         assert_eq!(
-            error("optimize: sometimes"),
-            ":1:11: optimize: invalid type: string \"sometimes\", expected true or false"
+            error("inputs: [3]"),
+            ":1:10: inputs[0]: expected an input such as `{name: x, dtype: FP32, shape: [-1]}`, not 3"
         );
-        assert!(error("hello").contains("expected fields such as `inputs:`"), "{}", error("hello"));
-        assert!(error("inputs: [3]").contains("inputs[0]: invalid type: integer `3`, expected an input"));
+        let long = error(&format!("optimize: {}", "x".repeat(5000)));
+        assert!(
+            long.starts_with(":1:11: optimize: expected true or false, not \"xxx") && long.len() < 200,
+            "{long}"
+        );
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_is_told_with_its_range() {
+        for (text, told) in [
+            ("max_batch_size: -1", ":1:17: max_batch_size: expected a whole number from 0, not -1"),
+            ("max_batch_size: 4294967296", "4294967296 is too large: at most 2147483647 is allowed"),
+            ("threads: -1", ":1:10: threads: expected a whole number from 1 to 1024, not -1"),
+            ("threads: 4294967296", "expected a whole number from 1 to 1024, not 4294967296"),
+            ("threads: 1.5", "expected a whole number from 1 to 1024, not 1.5"),
+            ("threads: [1]", "expected a whole number from 1 to 1024, not a list"),
+            ("weight:", ":1:8: weight: expected a whole number from 1 to 1000, not nothing"),
+            (
+                "instances: -1",
+                "expected a number from 1 to 1024, or a list such as `[{device: gpu, count: 2}]`, not -1",
+            ),
+            ("instances: 99999999999", "`[{device: gpu, count: 2}]`, not 99999999999"),
+            (
+                "instances: [{count: -3}]",
+                ":1:21: instances[0].count: expected a whole number from 1 to 1024, not -3",
+            ),
+            ("instances: [{gpus: [-1]}]", "instances[0].gpus[0]: expected a whole number from 0, not -1"),
+            ("versions: {latest: -1}", "versions.latest: expected a whole number from 1, not -1"),
+            ("versions: {specific: [-1]}", "specific[0]: expected the number of a version, from 1, not -1"),
+            ("versions: {specific: [99999999999999999999]}", "at most 18446744073709551615 is allowed"),
+            ("warmup: [{count: -1}]", "warmup[0].count: expected a whole number from 1 to 10000, not -1"),
+        ] {
+            assert!(error(text).ends_with(told), "{}", error(text));
+        }
+    }
+
+    #[test]
+    fn so_is_one_of_batches_queues_and_shapes() {
+        for (text, told) in [
+            (
+                "batching: {preferred_sizes: [8, -1]}",
+                ":1:33: batching.preferred_sizes[1]: expected a whole number from 1 to max_batch_size, not -1",
+            ),
+            (
+                "batching: {allowed_sizes: [99999999999999999999]}",
+                "99999999999999999999 is too large: expected a whole number from 1 to max_batch_size",
+            ),
+            ("queue: {max_size: -1}", ":1:19: queue.max_size: expected a whole number from 1, not -1"),
+            ("queue: {levels: {1: {max_size: 4294967296}}}", "is too large: at most 4294967295 is allowed"),
+            ("queue: {priority_levels: 1e3}", "expected a whole number from 1 to 64, not 1000.0"),
+            ("queue: {default_priority: {}}", "a whole number from 1 to priority_levels, not a mapping"),
+            ("queue: {levels: {-1: {}}}", "expected the number of a priority, from 1, not -1"),
+            (
+                "queue: {levels: {99999999999999999999: {}}}",
+                "99999999999999999999 is too large: expected the number of a priority, from 1",
+            ),
+            (
+                "outputs: [{name: y, dtype: FP32, shape: [1.5]}]",
+                "outputs[0].shape[0]: expected the size of a dimension, or -1 for any size, not 1.5",
+            ),
+            (
+                "outputs: [{name: y, dtype: FP32, shape: [99999999999999999999]}]",
+                "99999999999999999999 is too large: at most 9223372036854775807 is allowed",
+            ),
+        ] {
+            assert!(error(text).ends_with(told), "{}", error(text));
+        }
     }
 
     #[test]
@@ -187,9 +222,9 @@ mod tests {
 
     #[test]
     fn instances_are_a_number_or_a_list() {
-        assert!(error("instances: many").contains("a number, or a list such as"));
-        assert!(error("instances: {device: gpu}").contains("a number, or a list such as"));
-        assert!(error("instances: -2").contains("a number, or a list such as"));
+        assert!(error("instances: many").contains("a number from 1 to 1024, or a list such as"));
+        assert!(error("instances: {device: gpu}").contains("a number from 1 to 1024, or a list such as"));
+        assert!(error("instances: -2").contains("a number from 1 to 1024, or a list such as"));
         assert_eq!(
             error("instances:\n- device: cuda\n"),
             ":2:11: instances[0].device: unknown value `cuda`: expected one of `auto`, `cpu` and `gpu`"

@@ -146,7 +146,6 @@ fn queue(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawQueue, 
     }
     let mut levels = BTreeMap::new();
     for (level, message) in read::numbered(message, "priority_queue_policy") {
-        let level = u32::try_from(level).unwrap_or(u32::MAX);
         levels.insert(level, policy(message, &format!("{}.{level}", TRITON.levels))?);
     }
     // Numbers beyond u32 are refused with all others that are too large.

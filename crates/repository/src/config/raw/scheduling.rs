@@ -171,7 +171,7 @@ pub(in super::super) struct RawQueue {
     /// What differs for some priorities; what is left out is as in the fields above.
     #[serde(deserialize_with = "levels")]
     #[schemars(schema_with = "levels_schema")]
-    pub(in super::super) levels: BTreeMap<u32, RawQueueLevel>,
+    pub(in super::super) levels: BTreeMap<u64, RawQueueLevel>,
 }
 
 impl Default for RawQueue {
@@ -207,7 +207,7 @@ pub(in super::super) struct RawQueueLevel {
     pub(in super::super) complete: bool,
 }
 
-fn levels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, RawQueueLevel>, D::Error> {
+fn levels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u64, RawQueueLevel>, D::Error> {
     deserializer.deserialize_map(LevelsVisitor)
 }
 
@@ -222,7 +222,7 @@ fn levels_schema(generator: &mut SchemaGenerator) -> Schema {
 struct LevelsVisitor;
 
 impl<'de> Visitor<'de> for LevelsVisitor {
-    type Value = BTreeMap<u32, RawQueueLevel>;
+    type Value = BTreeMap<u64, RawQueueLevel>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a policy for each priority, such as `{1: {max_size: 10}}`")
@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for LevelsVisitor {
 }
 
 /// The number of a priority; in JSON, which YAML contains, it is a string.
-struct Level(u32);
+struct Level(u64);
 
 struct LevelVisitor;
 
@@ -253,8 +253,7 @@ impl Visitor<'_> for LevelVisitor {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Level, E> {
-        // A number beyond u32 is refused later together with every other one that is too large.
-        Ok(Level(u32::try_from(number).unwrap_or(u32::MAX)))
+        Ok(Level(number))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Level, E> {
