@@ -42,6 +42,8 @@ pub(super) struct Words {
     pub(super) timeout: &'static str,
     pub(super) on_timeout: &'static str,
     pub(super) weight: &'static str,
+    /// Whether what has no effect is refused. What another program wrote for Triton gets a note instead.
+    pub(super) strict: bool,
     /// How a length of time is written.
     pub(super) time: fn(Duration) -> String,
 }
@@ -62,6 +64,7 @@ pub(super) const YAML: Words = Words {
     timeout: "timeout",
     on_timeout: "on_timeout",
     weight: "weight",
+    strict: true,
     time: spelled,
 };
 
@@ -81,6 +84,7 @@ pub(super) const TRITON: Words = Words {
     timeout: "default_timeout_microseconds",
     on_timeout: "timeout_action",
     weight: "parameters[WEIGHT]",
+    strict: false,
     time: |time| time.as_micros().to_string(),
 };
 
@@ -211,6 +215,12 @@ pub(super) fn queue(raw: RawQueue, words: &Words) -> Result<Queueing, Fault> {
             return Err(Fault::at(key, message));
         };
         *found = policy(&raw, &all, &key, words)?;
+        if raw.on_timeout == Some(OnTimeout::Delay) {
+            check_delays(std::slice::from_ref(found), &key, words)?;
+        }
+    }
+    if raw.on_timeout == OnTimeout::Delay {
+        check_delays(&levels, words.queue, words)?;
     }
     Ok(Queueing { levels, default_priority })
 }
@@ -240,6 +250,29 @@ fn policy(raw: &RawQueueLevel, all: &QueuePolicy, key: &str, words: &Words) -> R
     })
 }
 
+/// Whether a request under this policy can have waited as long as it may.
+fn times_out(policy: &QueuePolicy) -> bool {
+    policy.timeout.is_some() || policy.allow_timeout_override
+}
+
+fn says_delay(policy: &&QueuePolicy) -> bool {
+    policy.on_timeout == OnTimeout::Delay
+}
+
+/// Whoever says at this key that requests are delayed shall not be left to believe it where none can be.
+fn check_delays(policies: &[QueuePolicy], key: &str, words: &Words) -> Result<(), Fault> {
+    let mut delayed = policies.iter().filter(says_delay).peekable();
+    if !words.strict || delayed.peek().is_none() || delayed.any(times_out) {
+        return Ok(());
+    }
+    let message = format!(
+        "`delay` has no effect, because none of its requests has a timeout: give `{}`, or \
+         `allow_timeout_override: true`, or leave it out",
+        words.timeout
+    );
+    Err(Fault::at(format!("{key}.{}", words.on_timeout), message))
+}
+
 /// As in Triton, requests that overtake one another cannot be answered in order.
 pub(super) fn check_order(batching: Option<&Batching>, queue: &Queueing, words: &Words) -> Result<(), Fault> {
     if !batching.is_some_and(|batching| batching.preserve_ordering) {
@@ -252,10 +285,7 @@ pub(super) fn check_order(batching: Option<&Batching>, queue: &Queueing, words: 
             words.priority_levels
         ));
     }
-    let overtakes = |policy: &QueuePolicy| {
-        policy.on_timeout == OnTimeout::Delay && (policy.timeout.is_some() || policy.allow_timeout_override)
-    };
-    if queue.levels.iter().any(overtakes) {
+    if queue.levels.iter().filter(says_delay).any(times_out) {
         return fault(format!(
             "requests that wait on when their time is up are overtaken: leave it out, or change `{}`",
             words.on_timeout

@@ -240,6 +240,39 @@ fn queues_are_possible_ones() {
 }
 
 #[test]
+fn who_says_delay_says_when() {
+    let told = "on_timeout: `delay` has no effect, because none of its requests has a timeout: give \
+                `timeout`, or `allow_timeout_override: true`, or leave it out";
+    assert_eq!(error("queue: {on_timeout: delay}"), format!(":3:21: queue.{told}"));
+    for (queue, place) in [
+        ("{priority_levels: 2, on_timeout: delay, levels: {1: {max_size: 3}}}", ":3:41: queue."),
+        (
+            "{priority_levels: 2, on_timeout: delay, levels: {1: {timeout: 1s, on_timeout: reject}}}",
+            ":3:41: queue.",
+        ),
+        ("{levels: {1: {on_timeout: delay}}}", ":3:34: queue.levels.1."),
+        (
+            "{priority_levels: 2, levels: {1: {timeout: 1s}, 2: {on_timeout: delay}}}",
+            ":3:72: queue.levels.2.",
+        ),
+    ] {
+        assert_eq!(error(&format!("queue: {queue}")), format!("{place}{told}"));
+    }
+    for queue in [
+        "{on_timeout: delay, timeout: 1s}",
+        "{on_timeout: delay, allow_timeout_override: true}",
+        "{timeout: 1s, levels: {1: {on_timeout: delay}}}",
+        "{timeout: 1s, on_timeout: delay, priority_levels: 2, levels: {2: {on_timeout: reject}}}",
+        // One of the two has a timeout.
+        "{priority_levels: 2, on_timeout: delay, levels: {1: {timeout: 1s}}}",
+    ] {
+        assert_eq!(queued(queue).levels[0].on_timeout, OnTimeout::Delay, "{queue}");
+    }
+    // What would have an effect is said otherwise.
+    queued("{on_timeout: delay, timeout: 1s, levels: {1: {on_timeout: reject}}}");
+}
+
+#[test]
 fn what_is_answered_in_order_does_not_overtake() {
     let ordered = |queue: &str| format!("batching: {{preserve_ordering: true}}\nqueue: {queue}");
     let text = error(&ordered("{priority_levels: 2}"));
@@ -252,7 +285,7 @@ fn what_is_answered_in_order_does_not_overtake() {
         let text = error(&ordered(queue));
         assert!(text.contains("are overtaken: leave it out, or change `on_timeout`"), "{text}");
     }
-    for queue in ["{timeout: 1s}", "{on_timeout: delay}", "{priority_levels: 1}"] {
+    for queue in ["{timeout: 1s}", "{allow_timeout_override: true}", "{priority_levels: 1}"] {
         assert!(batched(&ordered(queue)).unwrap().preserve_ordering, "{queue}");
     }
     assert_eq!(batched("batching: {preserve_ordering: false}\nqueue: {priority_levels: 2}"), batched(""));

@@ -126,7 +126,8 @@ fn microseconds(message: &DynamicMessage, field: &str) -> Option<RawDuration> {
 
 fn queue(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawQueue, Fault> {
     let policy_of_all = read::message(message, "default_queue_policy");
-    let all = policy_of_all.map(|message| policy(message, TRITON.queue)).transpose()?.unwrap_or_default();
+    let all =
+        policy_of_all.map(|message| policy(message, TRITON.queue, notes)).transpose()?.unwrap_or_default();
     let queue = RawQueue {
         max_size: all.max_size,
         timeout: all.timeout,
@@ -146,7 +147,7 @@ fn queue(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawQueue, 
     }
     let mut levels = BTreeMap::new();
     for (level, message) in read::numbered(message, "priority_queue_policy") {
-        levels.insert(level, policy(message, &format!("{}.{level}", TRITON.levels))?);
+        levels.insert(level, policy(message, &format!("{}.{level}", TRITON.levels), notes)?);
     }
     // Numbers beyond u32 are refused with all others that are too large.
     let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -159,7 +160,7 @@ fn queue(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawQueue, 
 }
 
 /// One policy; as in Triton, 0 is no limit, and nothing is taken over from the policy of all.
-fn policy(message: &DynamicMessage, key: &str) -> Result<RawQueueLevel, Fault> {
+fn policy(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) -> Result<RawQueueLevel, Fault> {
     let action = read::number(message, "timeout_action");
     let on_timeout = match read::enum_name(message, "timeout_action", action).as_deref() {
         Some("REJECT") => OnTimeout::Reject,
@@ -171,11 +172,17 @@ fn policy(message: &DynamicMessage, key: &str) -> Result<RawQueueLevel, Fault> {
             ));
         }
     };
+    let timeout = microseconds(message, "default_timeout_microseconds");
+    let allow_timeout_override = read::flag(message, "allow_timeout_override");
+    if on_timeout == OnTimeout::Delay && timeout.is_none() && !allow_timeout_override {
+        let why = "no request has a timeout without default_timeout_microseconds or allow_timeout_override";
+        unserved::note(notes, &format!("{key}.timeout_action"), why);
+    }
     Ok(RawQueueLevel {
         max_size: u32::try_from(read::number(message, "max_queue_size")).ok().filter(|size| *size > 0),
-        timeout: microseconds(message, "default_timeout_microseconds"),
+        timeout,
         on_timeout: Some(on_timeout),
-        allow_timeout_override: Some(read::flag(message, "allow_timeout_override")),
+        allow_timeout_override: Some(allow_timeout_override),
         complete: true,
     })
 }

@@ -238,3 +238,23 @@ fn priorities_without_levels_are_noted() {
     }
     assert_eq!(config.notes.len(), 2);
 }
+
+#[test]
+fn who_says_delay_without_a_timeout_is_served_and_told() {
+    let config = dynamic(
+        "priority_levels: 2 default_priority_level: 1 default_queue_policy { timeout_action: DELAY }
+         priority_queue_policy { key: 2 value { timeout_action: DELAY max_queue_size: 3 } }",
+    );
+    assert!(config.queue.levels.iter().all(|level| level.on_timeout == OnTimeout::Delay));
+    let notes = ["default_queue_policy", "priority_queue_policy.2"].map(|policy| {
+        format!(
+            "dynamic_batching.{policy}.timeout_action has no effect: no request has a timeout without \
+             default_timeout_microseconds or allow_timeout_override"
+        )
+    });
+    assert_eq!(config.notes, notes);
+    for policy in ["default_timeout_microseconds: 1", "allow_timeout_override: true"] {
+        let config = dynamic(&format!("default_queue_policy {{ timeout_action: DELAY {policy} }}"));
+        assert!(config.notes.is_empty(), "{:?}", config.notes);
+    }
+}

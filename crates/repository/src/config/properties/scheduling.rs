@@ -26,7 +26,11 @@ fn any_policy() -> impl Strategy<Value = QueuePolicy> {
         |(max_size, timeout, delay, allow_timeout_override)| QueuePolicy {
             max_size: max_size.and_then(NonZeroU32::new),
             timeout: timeout.map(Duration::from_micros),
-            on_timeout: if delay { OnTimeout::Delay } else { OnTimeout::Reject },
+            // Where nobody has a timeout, `config.yaml` must not say it.
+            on_timeout: match delay && (timeout.is_some() || allow_timeout_override) {
+                true => OnTimeout::Delay,
+                false => OnTimeout::Reject,
+            },
             allow_timeout_override,
         },
     )

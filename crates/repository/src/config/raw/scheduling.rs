@@ -157,7 +157,8 @@ pub(in super::super) struct RawQueue {
     /// How long a request may wait; without it, as long as its caller does.
     pub(in super::super) timeout: Option<RawDuration>,
     /// What becomes of a request that has waited that long: `reject` refuses it, `delay` lets it wait on,
-    /// behind those of its priority that have not waited so long.
+    /// behind those of its priority that have not waited so long, and needs `timeout` or
+    /// `allow_timeout_override`.
     #[schemars(extend("default" = "reject"))]
     pub(in super::super) on_timeout: OnTimeout,
     /// Whether a request may state a timeout of its own.
