@@ -130,23 +130,39 @@ fn joined(raw: &RawBatchingFields, max_batch_size: u32, words: &Words) -> Result
         return Err(Fault::at(words.latency_target, message));
     }
 
+    let preferred_sizes = sizes(&raw.preferred_sizes, max_batch_size, words.preferred_sizes)?;
     let allowed_sizes = sizes(&raw.allowed_sizes, max_batch_size, words.allowed_sizes)?;
     match allowed_sizes.last() {
-        Some(&largest) if largest < max_batch_size => Err(Fault::at(
-            words.allowed_sizes,
-            format!(
+        Some(&largest) if largest < max_batch_size => {
+            let message = format!(
                 "the largest is {largest}, but a request may have {max_batch_size} rows (max_batch_size): \
                  add {max_batch_size}, or lower max_batch_size"
-            ),
-        )),
-        _ => Ok(Batching {
-            max_delay,
-            preferred_sizes: sizes(&raw.preferred_sizes, max_batch_size, words.preferred_sizes)?,
-            preserve_ordering: raw.preserve_ordering,
-            allowed_sizes,
-            latency_target,
-        }),
+            );
+            return Err(Fault::at(words.allowed_sizes, message));
+        }
+        Some(_) => check_preferred(&raw.preferred_sizes, &allowed_sizes, words)?,
+        None => {}
     }
+    Ok(Batching {
+        max_delay,
+        preferred_sizes,
+        preserve_ordering: raw.preserve_ordering,
+        allowed_sizes,
+        latency_target,
+    })
+}
+
+/// A batch of another size is filled up before it is run, so waiting for that size is waiting for rows of zeros.
+fn check_preferred(preferred: &[u32], allowed: &[u32], words: &Words) -> Result<(), Fault> {
+    let other = preferred.iter().enumerate().find(|(_, size)| !allowed.contains(size));
+    let Some((index, size)) = other else { return Ok(()) };
+    let larger = allowed.iter().find(|allowed| *allowed > size).unwrap_or(size);
+    let message = format!(
+        "no batch of {size} is run, because it would be filled up to {larger}, the next of {}: write {larger}, or add \
+         {size} there",
+        words.allowed_sizes
+    );
+    Err(Fault::at(format!("{}[{index}]", words.preferred_sizes), message))
 }
 
 /// The sizes in ascending order.

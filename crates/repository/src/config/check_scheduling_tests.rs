@@ -63,14 +63,14 @@ fn every_field_of_batching_is_read_and_sizes_are_sorted() {
   max_delay: 500us
   preferred_sizes: [16, 8]
   preserve_ordering: true
-  allowed_sizes: [1, 32, 4]
+  allowed_sizes: [1, 32, 16, 8]
 ",
     );
     let expected = Batching {
         max_delay: Duration::from_micros(500),
         preferred_sizes: vec![8, 16],
         preserve_ordering: true,
-        allowed_sizes: vec![1, 4, 32],
+        allowed_sizes: vec![1, 8, 16, 32],
         latency_target: None,
     };
     assert_eq!(batching, Some(expected));
@@ -94,6 +94,11 @@ fn sizes_are_possible_ones() {
         error("batching: {allowed_sizes: [1, 8]}"),
         ":3:27: batching.allowed_sizes: the largest is 8, but a request may have 32 rows (max_batch_size): add 32, \
          or lower max_batch_size"
+    );
+    assert_eq!(
+        error("batching: {preferred_sizes: [8, 12], allowed_sizes: [8, 32, 16]}"),
+        ":3:33: batching.preferred_sizes[1]: no batch of 12 is run, because it would be filled up to 16, the next \
+         of batching.allowed_sizes: write 16, or add 12 there"
     );
     assert!(error("batching: {preferred_sizes: 8}").contains("expected a list such as `[1, 2]`"));
 }

@@ -137,7 +137,7 @@ mod tests {
             "priority_levels": 3, "default_priority_level": 2, "priority_queue_policy": {
                 "1": {"timeout_action": "DELAY", "default_timeout_microseconds": 1000, "max_queue_size": 7},
                 "3": {"allow_timeout_override": true}}},
-            "parameters": {"WEIGHT": {"string_value": "3"}, "ALLOWED_SIZES": {"string_value": "2,8"}}"#;
+            "parameters": {"WEIGHT": {"string_value": "3"}, "ALLOWED_SIZES": {"string_value": "4,8"}}"#;
         let config = config(text);
         let message: pb::ModelConfig =
             prost::Message::decode(config.source.message().expect("Triton's")).expect("a message");
@@ -147,7 +147,7 @@ mod tests {
         let (dynamic, parameters) = shown(&config);
         assert_eq!(dynamic, Some(written));
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        assert_eq!(parameters, [pair("ALLOWED_SIZES", "2,8"), pair("WEIGHT", "3")]);
+        assert_eq!(parameters, [pair("ALLOWED_SIZES", "4,8"), pair("WEIGHT", "3")]);
         let (_, parameters) =
             shown(&self::config(r#", "parameters": {"LATENCY_TARGET": {"string_value": "50ms"}}"#));
         assert_eq!(parameters, [pair("LATENCY_TARGET", "50ms")]);

@@ -83,6 +83,13 @@ fn parameters_say_what_the_schema_cannot() {
     assert_eq!(batching.allowed_sizes, [1, 4, 8]);
     assert_eq!(batching.latency_target, Some(Duration::from_millis(50)));
     assert_eq!((config.weight.get(), config.notes.len()), (2, 0));
+    // Triton has no such sizes, so nothing that it serves is refused.
+    let text = "dynamic_batching { preferred_batch_size: 6 }".to_owned() + &parameter("ALLOWED_SIZES", "4,8");
+    assert!(
+        batched(&text)
+            .unwrap_err()
+            .contains("preferred_batch_size[0]: no batch of 6 is run, because it would be filled up to 8")
+    );
     // Queues have nothing to do with batches.
     let text = format!(
         "dynamic_batching {{ default_queue_policy {{ max_queue_size: 3 }} }}{}",

@@ -67,14 +67,18 @@ pub(super) fn scheduled(seed: Seed, config: ModelConfig) -> ModelConfig {
     let sizes = |indices: &[Index]| -> BTreeSet<u32> {
         indices.iter().map(|index| 1 + u32::try_from(index.index(max as usize)).unwrap()).collect()
     };
+    let allowed = || match sizes(&seed.allowed) {
+        none if none.is_empty() => none,
+        some => some.into_iter().chain([max]).collect(),
+    };
+    // One that is allowed, where that is asked for.
+    let possible = |size: u32| allowed().range(size..).next().copied().unwrap_or(size);
+    let preferred = || sizes(&seed.preferred).into_iter().map(possible).collect::<BTreeSet<u32>>();
     let batching = (max > 0 && !seed.off).then(|| Batching {
         max_delay: Duration::from_micros(seed.max_delay),
-        preferred_sizes: sizes(&seed.preferred).into_iter().collect(),
+        preferred_sizes: preferred().into_iter().collect(),
         preserve_ordering: seed.ordered,
-        allowed_sizes: match sizes(&seed.allowed) {
-            none if none.is_empty() => Vec::new(),
-            some => some.into_iter().chain([max]).collect::<BTreeSet<_>>().into_iter().collect(),
-        },
+        allowed_sizes: allowed().into_iter().collect(),
         // Not both.
         latency_target: seed.latency_target.filter(|_| seed.max_delay == 0).map(Duration::from_micros),
     });

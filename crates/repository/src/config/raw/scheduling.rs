@@ -89,6 +89,7 @@ pub(in super::super) struct RawBatchingFields {
     #[schemars(extend("default" = "0s"))]
     pub(in super::super) max_delay: RawDuration,
     /// Sizes, in rows, that are run at once when they are reached; without them, the largest batch.
+    /// Beside `allowed_sizes`, some of those.
     #[schemars(inner(range(min = 1, max = 2_147_483_647)))]
     pub(in super::super) preferred_sizes: Vec<u32>,
     /// Whether answers leave in the order in which their requests came.
