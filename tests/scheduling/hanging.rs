@@ -76,5 +76,9 @@ async fn it_is_told_everywhere_and_holds_up_neither_other_models_nor_its_own_cal
     let status = tokio::time::timeout(PATIENCE, hangs.finish()).await.expect("an answer").status();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.message().contains("it was unloaded before it could answer"), "{status}");
+    let (_, model) = server.get("/models/endless");
+    for part in ["\"state\": \"UNLOADING\"", "\"running\": 1", "\"hung\": 1"] {
+        assert!(model.contains(part), "{part} is not in {model}");
+    }
     assert_eq!(server.get("/health/ready").0, 200, "it was unloaded on purpose");
 }

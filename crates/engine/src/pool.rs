@@ -20,6 +20,7 @@ use std::{
 };
 
 use clock::Clock;
+use sconce_repository::Version;
 use tracing::error;
 use worker::Slot;
 pub use worker::{RunStatus, WorkerStatus};
@@ -217,6 +218,19 @@ impl Pool {
             }
         };
         load.into_iter().enumerate().map(status).collect()
+    }
+
+    /// The runs of a version that is in no table: the scheduler forgets a model when it is unloaded, the
+    /// workers do not before its runs have ended.
+    pub fn runs_left(&self, model: &str, version: Version) -> ModelLoad {
+        let runs = self.shared.slots.iter().filter_map(Slot::run);
+        let own = runs.filter(|run| &*run.model == model && run.version == version);
+        let none = ModelLoad { queued: 0, running: 0, hung: 0 };
+        own.fold(none, |load, run| ModelLoad {
+            running: load.running + 1,
+            hung: load.hung + usize::from(run.hung),
+            ..load
+        })
     }
 
     /// Until so many requests wait.

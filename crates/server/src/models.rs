@@ -5,8 +5,7 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_seconds;
 use sconce_engine::{
     Version,
-    backend::Device,
-    pool,
+    pool::{self, Pool},
     table::{Failure, Route, State},
 };
 use serde::Serialize;
@@ -146,15 +145,16 @@ pub(crate) fn device(status: &pool::DeviceStatus) -> DeviceStatus {
     }
 }
 
-/// All that is known of a model. `devices` are the server's, by their index.
-pub(crate) fn status(name: &str, route: &Route, devices: &[Device]) -> ModelStatus {
+/// All that is known of a model, whose versions are run by the pool.
+pub(crate) fn status(name: &str, route: &Route, pool: &Pool) -> ModelStatus {
     let version = |(version, state): (&Version, &State)| {
         let failure = route.failures.get(version);
         let live = match state {
             State::Ready(live) => Some(live),
             State::Loading | State::Unloading | State::Unavailable(_) => None,
         };
-        let load = live.map(|live| live.load());
+        // Also one that does not serve any more may have runs, which nobody can stop.
+        let load = live.map_or_else(|| pool.runs_left(name, *version), |live| live.load());
         let placements = live.map(|live| live.executable().placements()).unwrap_or_default();
         VersionStatus {
             version: version.to_string(),
@@ -168,12 +168,12 @@ pub(crate) fn status(name: &str, route: &Route, devices: &[Device]) -> ModelStat
             loaded_at: live.map(|live| time(live.loaded_at)),
             devices: placements
                 .iter()
-                .filter_map(|place| Some(devices.get(place.device)?.to_string()))
+                .filter_map(|place| Some(pool.devices().get(place.device)?.to_string()))
                 .collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
-            queued: load.map_or(0, |load| load.queued),
-            running: load.map_or(0, |load| load.running),
-            hung: load.map_or(0, |load| load.hung),
+            queued: load.queued,
+            running: load.running,
+            hung: load.hung,
         }
     };
     ModelStatus {

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Error,
     fixtures::{Answer, House, waiting},
+    model::LiveVersion,
 };
 
 fn impatient(cores: usize) -> House {
@@ -76,13 +77,20 @@ async fn when_a_model_that_hangs_is_unloaded_its_callers_are_answered() {
     wait_hung(&house, 1).await;
     model.registration().close();
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
+    let left = |model: &LiveVersion| house.pool.runs_left("m", model.version);
+    assert_eq!(left(&model), ModelLoad { queued: 0, running: 1, hung: 1 });
+    assert_eq!(house.pool.runs_left("another", model.version).running, 0);
     // One that is found to hang only later is no better off.
     let later = house.model("gate", batched(), &[(0, 1)]);
     let hangs = waiting(&later, rows(&[1.0])).await;
     house.fake.wait_started(2);
     later.registration().close();
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
+    assert_eq!(left(&later).hung, 2, "both are called the same");
     house.fake.open_gate();
+    while left(&later).running > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -89,13 +89,21 @@ impl Slot {
     /// Of a worker of this device.
     pub(super) fn status(&self, device: usize) -> Option<WorkerStatus> {
         let (_, name) = self.name.get().filter(|(on, _)| *on == device)?;
-        let running = lock(&self.current).as_ref().map(|current| RunStatus {
+        Some(WorkerStatus {
+            name: name.clone(),
+            runs: self.runs.load(Ordering::Relaxed),
+            running: self.run(),
+        })
+    }
+
+    /// The run that it is on.
+    pub(super) fn run(&self) -> Option<RunStatus> {
+        lock(&self.current).as_ref().map(|current| RunStatus {
             model: Arc::clone(&current.executable.name),
             version: current.executable.version,
             time: current.since.elapsed(),
             hung: current.hung,
-        });
-        Some(WorkerStatus { name: name.clone(), runs: self.runs.load(Ordering::Relaxed), running })
+        })
     }
 
     /// The requests of the run that it is on, if `which` says so.
