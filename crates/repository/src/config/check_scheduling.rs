@@ -205,7 +205,7 @@ pub(super) fn queue(raw: RawQueue, words: &Words) -> Result<Queueing, Fault> {
     let default_priority = raw.default_priority.unwrap_or(count.get());
     let default_priority = level(default_priority, count).ok_or_else(|| {
         let message = format!(
-            "a number from 1 to {count} is expected, because there are {count} in {}, not {default_priority}",
+            "a number from 1 to {}, {count}, is expected, not {default_priority}",
             words.priority_levels
         );
         Fault::at(words.default_priority, message)
@@ -224,10 +224,13 @@ pub(super) fn queue(raw: RawQueue, words: &Words) -> Result<Queueing, Fault> {
         let key = format!("{}.{number}", words.levels);
         let index = number.checked_sub(1).and_then(|index| usize::try_from(index).ok());
         let Some(found) = index.and_then(|index| levels.get_mut(index)) else {
-            let message = format!(
-                "there is no priority {number}: they are numbered from 1 to {count}, as {} says",
-                words.priority_levels
-            );
+            let message = match number {
+                0 => "there is no priority 0: they are numbered from 1".to_owned(),
+                _ => format!(
+                    "there is no priority {number}, because {} is {count}: raise that, or leave this out",
+                    words.priority_levels
+                ),
+            };
             return Err(Fault::at(key, message));
         };
         *found = policy(&raw, &all, &key, words)?;

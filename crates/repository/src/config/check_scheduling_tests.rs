@@ -112,7 +112,14 @@ fn lengths_of_time_have_units_and_limits() {
     );
     assert!(error("batching: {latency_target: 2m}").contains("batching.latency_target: 2m is too long"));
     assert!(error("batching: {latency_target: 0s}").contains("no request can be answered in no time"));
-    for wrong in ["5", "2 parsecs", "-1ms", "~", "''", "ms", "1..5s", "1e3ms"] {
+    let nothing = error("batching:\n  max_delay:");
+    assert!(
+        nothing.ends_with(
+            "max_delay: nothing is written here: write a number with its unit, such as 500us, 2ms or 1s"
+        ),
+        "{nothing}"
+    );
+    for wrong in ["5", "2 parsecs", "-1ms", "~", "ms", "1..5s", "1e3ms"] {
         let text = error(&format!("batching:\n  max_delay: {wrong}"));
         assert!(text.starts_with(":4:14: batching.max_delay: `"), "{text}");
         assert!(
@@ -220,16 +227,21 @@ fn queues_are_possible_ones() {
         ("{priority_levels: 65}", "a number from 1 to 64 is expected, not 65"),
         (
             "{priority_levels: 3, default_priority: 4}",
-            "queue.default_priority: a number from 1 to 3 is expected, because there are 3 in \
-             queue.priority_levels, not 4",
+            "queue.default_priority: a number from 1 to queue.priority_levels, 3, is expected, not 4",
         ),
-        ("{default_priority: 0}", "queue.default_priority: a number from 1 to 1 is expected"),
+        (
+            "{default_priority: 0}",
+            "queue.default_priority: a number from 1 to queue.priority_levels, 1, is expected, not 0",
+        ),
         (
             "{priority_levels: 3, levels: {4: {}}}",
-            "queue.levels.4: there is no priority 4: they are numbered from 1 to 3, as \
-             queue.priority_levels says",
+            "queue.levels.4: there is no priority 4, because queue.priority_levels is 3: raise that, or leave this out",
         ),
-        ("{levels: {0: {}}}", "queue.levels.0: there is no priority 0"),
+        ("{levels: {0: {}}}", "queue.levels.0: there is no priority 0: they are numbered from 1"),
+        ("{on_timeout: DELAY}", "queue.on_timeout: unknown value `DELAY`: write `delay`"),
+        ("{on_timeout: }", "queue.on_timeout: nothing is written here: expected one of `reject` and `delay`"),
+        ("{levels: {'-1': {}}}", "expected the number of a priority, from 1, not \"-1\""),
+        ("{on_timeout: {delay: 1s}}", "queue.on_timeout: expected a single word, not a mapping"),
         ("{levels: {99999999999: {}}}", "there is no priority 99999999999"),
         ("{levels: {1: {max_size: 0}}}", "queue.levels.1.max_size: 0 would refuse"),
         ("{levels: {1: {timeout: 0s}}}", "queue.levels.1.timeout: nobody can wait for no time"),

@@ -181,6 +181,16 @@ pub(super) fn field(name: &str, known: &[&str], renamed: &[(&str, &str)]) -> Str
     format!("unknown field `{shown}`: expected {}", one_of(known))
 }
 
+/// Says what a word that is not one of these most likely means.
+pub(super) fn word(word: &str, known: &[&str]) -> String {
+    let shown = one_line(word);
+    match nearest(word, known) {
+        Some(meant) => format!("unknown value `{shown}`: write `{meant}`"),
+        None if word.is_empty() => format!("nothing is written here: expected {}", one_of(known)),
+        None => format!("unknown value `{shown}`: expected {}", one_of(known)),
+    }
+}
+
 /// As [`field`], for YAML, which also has names that are known but not here.
 pub(super) fn yaml_field(name: &str, known: &[&str]) -> String {
     let renamed = lookup(YAML_RENAMED, name).is_some_and(|meant| known.contains(&meant));

@@ -233,6 +233,9 @@ impl<'de> Visitor<'de> for VersionsVisitor {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<RawVersions, E> {
+        if number == 0 {
+            return Err(E::invalid_type(Unexpected::Unsigned(number), &self));
+        }
         Err(E::custom(format!(
             "a bare number is not clear: write `{{latest: {number}}}` for the newest {number}, or \
              `{{specific: [{number}]}}` for version {number}"

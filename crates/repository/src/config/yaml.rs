@@ -132,6 +132,10 @@ mod tests {
             error("inputs: [3]"),
             ":1:10: inputs[0]: expected an input such as `{name: x, dtype: FP32, shape: [-1]}`, not 3"
         );
+        assert_eq!(
+            error("optimize: 'true'"),
+            ":1:11: optimize: \"true\" is text: write true, without quotes"
+        );
         let long = error(&format!("optimize: {}", "x".repeat(5000)));
         assert!(
             long.starts_with(":1:11: optimize: expected true or false, not \"xxx") && long.len() < 200,
@@ -148,7 +152,10 @@ mod tests {
             ("threads: 4294967296", "expected a whole number from 1 to 1024, not 4294967296"),
             ("threads: 1.5", "expected a whole number from 1 to 1024, not 1.5"),
             ("threads: [1]", "expected a whole number from 1 to 1024, not a list"),
-            ("weight:", ":1:8: weight: expected a whole number from 1 to 1000, not nothing"),
+            ("weight:", ":1:8: weight: nothing is written here: expected a whole number from 1 to 1000"),
+            ("weight: !!int '2'", "expected a whole number from 1 to 1000, not 2"),
+            ("weight: '2'", ":1:9: weight: \"2\" is text: write 2, without quotes"),
+            ("weight: '02'", "expected a whole number from 1 to 1000, not \"02\""),
             (
                 "instances: -1",
                 "expected a number from 1 to 1024, or a list such as `[{device: gpu, count: 2}]`, not -1",
@@ -211,6 +218,7 @@ mod tests {
 
     #[test]
     fn versions_say_every_way_to_write_them() {
+        assert!(error("versions: 0").ends_with("`{latest: 2}` or `{specific: [1, 3]}`, not 0"));
         assert!(error("versions: newest").contains("`latest`, `all`, `{latest: 2}` or `{specific: [1, 3]}`"));
         assert!(error("versions: 2").contains("write `{latest: 2}` for the newest 2"));
         assert!(error("versions: [1, 3]").contains("is written `{specific: [1, 3]}`"));
@@ -239,6 +247,10 @@ mod tests {
         assert!(error("threads: 1\n---\nthreads: 2\n").contains("more than one YAML document"));
         assert!(error("max_batch_size: 1\nmax_batch_size: 2\n").contains("is given twice"));
         assert!(!error("inputs: \"a\\nb\"").contains('\n'));
+        assert_eq!(
+            error("queue:\n\tmax_size: 1"),
+            ":2:1: queue: no value begins with this character: if it is a tab, write spaces instead"
+        );
         assert!(error(&"[".repeat(1 << 20)).starts_with(":1:65: more than 64 brackets are open here"));
     }
 }

@@ -154,10 +154,12 @@ fn values_are_checked_as_in_triton() {
         ("max_queue_delay_microseconds: 18446744073709551615", "is too long: at most 60000000 is allowed"),
         (
             "priority_levels: 2",
-            "default_priority_level: a number from 1 to 2 is expected, because there are 2 in \
-           dynamic_batching.priority_levels, not 0",
+            "default_priority_level: a number from 1 to dynamic_batching.priority_levels, 2, is expected, not 0",
         ),
-        ("priority_levels: 2 default_priority_level: 3", "default_priority_level: a number from 1 to 2"),
+        (
+            "priority_levels: 2 default_priority_level: 3",
+            "default_priority_level: a number from 1 to dynamic",
+        ),
         (
             "priority_levels: 65 default_priority_level: 1",
             "priority_levels: a number from 1 to 64 is expected, not 65",
@@ -168,7 +170,7 @@ fn values_are_checked_as_in_triton() {
         ),
         (
             "priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value { } }",
-            "priority_queue_policy.3: there is no priority 3: they are numbered from 1 to 2",
+            "priority_queue_policy.3: there is no priority 3, because dynamic_batching.priority_levels is 2: raise",
         ),
         (
             "priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 0 value { } }",

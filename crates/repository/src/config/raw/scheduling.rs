@@ -28,10 +28,11 @@ impl RawDuration {
         let sane = text.chars().count() <= MAX_DURATION_CHARS && digits <= Some(MAX_DURATION_DIGITS);
         let parsed = Some(text).filter(|_| sane).and_then(|text| humantime::parse_duration(text).ok());
         parsed.map(Self).ok_or_else(|| {
-            format!(
-                "`{}` is not a length of time: write a number with its unit, such as 500us, 2ms or 1s",
-                one_line(text)
-            )
+            let wrong = match text {
+                "" => "nothing is written here".to_owned(),
+                _ => format!("`{}` is not a length of time", one_line(text)),
+            };
+            format!("{wrong}: write a number with its unit, such as 500us, 2ms or 1s")
         })
     }
 }

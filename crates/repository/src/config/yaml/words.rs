@@ -31,7 +31,7 @@ pub(super) fn reworded(text: &str, key: &str) -> String {
         return hint::yaml_field(quoted[0], &quoted[1..]);
     }
     if text.contains("unknown variant `") && !quoted.is_empty() {
-        return format!("unknown value `{}`: expected {}", one_line(quoted[0]), hint::one_of(&quoted[1..]));
+        return hint::word(quoted[0], &quoted[1..]);
     }
     if let (Some(_), Some(name)) = (text.strip_prefix("missing field `"), quoted.first()) {
         return format!("`{name}` is missing and must be given");
@@ -41,6 +41,9 @@ pub(super) fn reworded(text: &str, key: &str) -> String {
     }
     if text.contains("more than one document") {
         return "the file holds more than one YAML document: keep one, without a `---` in between".to_owned();
+    }
+    if text.starts_with("found character that cannot start any token") {
+        return "no value begins with this character: if it is a tab, write spaces instead".to_owned();
     }
     let mismatch =
         ["invalid type: ", "invalid value: "].into_iter().find_map(|start| text.strip_prefix(start));
@@ -54,12 +57,18 @@ pub(super) fn reworded(text: &str, key: &str) -> String {
 fn instead(given: &str, expected: &str, key: &str) -> String {
     let value = shown(given);
     let (expected, most) = wanted(expected, key);
-    let is_too_large = given.starts_with("integer") && !value.starts_with('-');
+    let limit = most.and_then(|most| most.parse().ok()).unwrap_or(u128::from(u64::MAX));
+    let is_too_large = given.starts_with("integer") && value.parse().is_ok_and(|number: u128| number > limit);
+    if matches!(given, "unit value" | "Option value") {
+        return format!("nothing is written here: expected {expected}");
+    }
+    let unquoted = value.trim_matches('"');
+    if given.starts_with("string") && would_do(unquoted, &expected) {
+        return format!("{value} is text: write {unquoted}, without quotes");
+    }
     match most {
         Some(most) if is_too_large => format!("{value} is too large: at most {most} is allowed"),
-        _ if is_too_large && given.ends_with("as u128") => {
-            format!("{value} is too large: expected {expected}")
-        }
+        None if is_too_large => format!("{value} is too large: expected {expected}"),
         _ => format!("expected {expected}, not {value}"),
     }
 }
@@ -67,7 +76,6 @@ fn instead(given: &str, expected: &str, key: &str) -> String {
 /// What was given, as it was written where the parser still knows that.
 fn shown(given: &str) -> String {
     match given {
-        "unit value" | "Option value" => "nothing".to_owned(),
         "sequence" => "a list".to_owned(),
         "map" => "a mapping".to_owned(),
         "enum" => "a value with a tag".to_owned(),
@@ -75,6 +83,15 @@ fn shown(given: &str) -> String {
             (Some(quoted), _) | (None, Some(quoted)) => one_line(quoted),
             (None, None) => given.to_owned(),
         },
+    }
+}
+
+/// Whether a text is what is expected but for its quotes: without them it would have been read as something else.
+fn would_do(text: &str, expected: &str) -> bool {
+    let is_number = text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
+    match expected {
+        "true or false" => text == "true" || text == "false",
+        _ => is_number && expected.contains("number"),
     }
 }
 
@@ -88,6 +105,7 @@ fn wanted(expected: &str, key: &str) -> (String, Option<&'static str>) {
         "a map" => ("fields", None),
         "a boolean" => ("true or false", None),
         "field identifier" => ("the name of a field", None),
+        "a YAML tag starting with '!'" => ("a single word", None),
         other => (other, None),
     };
     (words.to_owned(), most)
