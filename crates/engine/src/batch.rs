@@ -223,7 +223,7 @@ pub(crate) fn gather(calls: &[&Call], rows: &[usize], total: usize, lend: &mut L
             }
         }
     });
-    Call { arguments: arguments.collect() }
+    Call { arguments: arguments.collect(), keep: calls[0].keep.clone() }
 }
 
 fn tensor_of(argument: &Arg) -> Option<&Tensor> {

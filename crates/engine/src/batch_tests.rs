@@ -56,6 +56,7 @@ fn call(rows: usize, row: &[i64], seed: u8) -> Call {
             Arg::Str(Bytes::from_static(b"mode")),
             Arg::Default,
         ],
+        keep: None,
     }
 }
 

@@ -83,7 +83,7 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
     }
     gather_lists(binding, lists, &mut arguments)?;
     fill_empty_collections(binding, &mut arguments);
-    Ok(Checked { call: Call { arguments }, batch, lengths })
+    Ok(Checked { call: Call { arguments, keep: None }, batch, lengths })
 }
 
 /// Puts a tensor where it belongs.
@@ -225,7 +225,7 @@ fn argument(binding: &Binding, kind: &ArgumentKind, name: &str, tensor: Tensor) 
         ArgumentKind::Tensor => Arg::Tensor(tensor),
         ArgumentKind::Strings => match tensor.value {
             Value::Host(data) => Arg::Strings(data),
-            Value::Device(_) => Arg::Default,
+            Value::Device(_) | Value::Joined(_) => Arg::Default,
         },
         ArgumentKind::Int => {
             let bytes = scalar(binding, name, &tensor)?;

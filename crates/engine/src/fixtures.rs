@@ -50,6 +50,8 @@ pub(crate) fn config(
         inference_mode: true,
         optimized_execution: true,
         stateful: false,
+        sequences: None,
+        generate: None,
         op_libraries: Vec::new(),
         source: ConfigSource::Default,
         notes: Vec::new(),

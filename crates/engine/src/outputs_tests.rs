@@ -288,7 +288,7 @@ fn a_model_that_breaks_its_promise() {
     expect(two(), tuple(vec![one(0.0), Output::List(vec![one(1.0)])]), &["'z'", "OUTPUT__1__0"]);
     let dict_of = bound(0, y(&[1]), Return::Dict(vec![]));
     assert_broken(name(&dict_of, dict(vec![("x", one(0.0))]), &[], None), &["'y'", "['x']"]);
-    let device = Tensor { value: Value::Device(Arc::new(())), ..floats(&[1], &[0.0]) };
+    let device = Tensor { value: Value::Joined(Vec::new()), ..floats(&[1], &[0.0]) };
     expect(y(&[1]), Output::Tensor(device), &["'y' stayed on its device"]);
     assert_broken(
         name(&open(Return::Unknown), Output::Other("NoneType".to_owned()), &[], None),

@@ -29,14 +29,34 @@ pub enum Value {
     /// BYTES as a `u32` length before each element.
     Host(Bytes),
     /// On the device that made them, opaque to all but the backend that did.
-    Device(Arc<dyn Any + Send + Sync>),
+    Device(Arc<dyn DeviceTensor>),
+    /// These below each other: one tensor by the time the model sees it. Their rows, the first dimension, add
+    /// up to its own; all else of them agrees with it.
+    Joined(Vec<Tensor>),
+}
+
+/// A tensor that a backend keeps on the device that made it.
+pub trait DeviceTensor: Send + Sync + fmt::Debug {
+    /// A copy of some of its rows, the first dimension, there.
+    ///
+    /// # Errors
+    /// The backend's reason.
+    fn rows(&self, from: usize, rows: usize) -> Result<Arc<dyn DeviceTensor>, String>;
+    /// Its elements in host memory, as [`Value::Host`].
+    ///
+    /// # Errors
+    /// The backend's reason.
+    fn fetch(&self) -> Result<Bytes, String>;
+    /// For the backend to find its own again.
+    fn as_any(&self) -> &dyn Any;
 }
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(bytes) => write!(f, "Host({} bytes)", bytes.len()),
-            Self::Device(_) => f.write_str("Device(..)"),
+            Self::Device(tensor) => write!(f, "Device({tensor:?})"),
+            Self::Joined(parts) => f.debug_tuple("Joined").field(parts).finish(),
         }
     }
 }
@@ -57,7 +77,7 @@ impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         match &self.value {
             Value::Host(bytes) => bytes,
-            Value::Device(_) => &[],
+            Value::Device(_) | Value::Joined(_) => &[],
         }
     }
 
@@ -153,6 +173,17 @@ fn check_strings(data: &[u8], expected: usize) -> Result<(), String> {
 pub struct Call {
     /// One per argument of the schema.
     pub arguments: Vec<Arg>,
+    /// Which parts of what it returns stay on the device, as [`Value::Device`].
+    pub keep: Option<Arc<[Kept]>>,
+}
+
+/// A part at the top of what a call returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The n-th element of a tuple or list; 0 where it is one tensor.
+    Index(usize),
+    /// The key of a dict, or the field of a NamedTuple.
+    Name(Arc<str>),
 }
 
 /// One argument of a call.

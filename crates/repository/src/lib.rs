@@ -42,9 +42,10 @@ mod version;
 mod watch;
 
 pub use config::{
-    Availability, Batching, ConfigError, ConfigSource, Difference, Filler, InstanceGroup, InstanceKind,
-    Labels, ModelConfig, OnTimeout, Padding, Place, QueuePolicy, Queueing, TensorConfig, Warmup, WarmupData,
-    WarmupInput, WarmupSample, config_schema,
+    Availability, Batching, ConfigError, ConfigSource, Control, ControlKind, Difference, Filler, Generate,
+    InstanceGroup, InstanceKind, Labels, ModelConfig, OnTimeout, Padding, Place, QueuePolicy, Queueing,
+    SequenceState, SequenceStrategy, Sequences, TensorConfig, Warmup, WarmupData, WarmupInput, WarmupSample,
+    config_schema,
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;

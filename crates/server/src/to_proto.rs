@@ -45,7 +45,7 @@ pub(crate) fn infer_response(
         });
         response.raw_output_contents.push(match tensor.value {
             Value::Host(data) => data,
-            Value::Device(_) => bytes::Bytes::new(), // the engine lets none of these out
+            Value::Device(_) | Value::Joined(_) => bytes::Bytes::new(), // the engine lets none of these out
         });
     }
     response

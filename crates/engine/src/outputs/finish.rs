@@ -33,7 +33,7 @@ pub(super) fn finish(
             return Err(broken(binding, format!("output '{name}' is a collection")));
         }
     };
-    if let Value::Device(_) = tensor.value {
+    if let Value::Device(_) | Value::Joined(_) = tensor.value {
         return Err(broken(binding, format!("output '{name}' stayed on its device; this is a bug")));
     }
     let Some(spec) = spec else { return Ok(tensor) };

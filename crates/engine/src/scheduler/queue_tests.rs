@@ -58,7 +58,7 @@ impl Work for Piece {
 fn piece(length: usize) -> Piece {
     let rule = PadRule::new(vec![1], Filler::flag(DataType::Uint8, false).unwrap());
     let tensor = Tensor::host(DataType::Uint8, vec![1, length as i64], vec![0; length].into());
-    let call = Call { arguments: vec![Arg::Tensor(tensor.padded_by(Arc::new(rule)))] };
+    let call = Call { arguments: vec![Arg::Tensor(tensor.padded_by(Arc::new(rule)))], keep: None };
     Piece { length, extents: Extents::of(&call, 1), cancelled: false, deadline: None }
 }
 

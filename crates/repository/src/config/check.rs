@@ -120,6 +120,8 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         inference_mode: raw.inference_mode,
         optimized_execution: raw.optimized_execution,
         stateful: raw.stateful,
+        sequences: None,
+        generate: None,
         op_libraries,
         source: ConfigSource::Default,
         notes: Vec::new(),

@@ -46,6 +46,8 @@ impl ModelConfig {
             inference_mode,
             optimized_execution,
             stateful,
+            sequences,
+            generate,
             op_libraries,
             source,
             notes,
@@ -59,6 +61,8 @@ impl ModelConfig {
             && *inference_mode == new.inference_mode
             && *optimized_execution == new.optimized_execution
             && *stateful == new.stateful
+            && *sequences == new.sequences
+            && *generate == new.generate
             && *op_libraries == new.op_libraries;
         if !same_model {
             return Difference::Reload;

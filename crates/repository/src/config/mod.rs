@@ -6,6 +6,7 @@
 //!   `files` for its details.
 //! - `warmup`: what a version is run with before it serves.
 //! - `scheduling`: how requests wait, and how they are joined into batches.
+//! - `stateful`: how requests hang together, and answers that are made step by step.
 //! - `padding`: how tensors of different lengths become one, with `check_padding` for its rules.
 //! - `difference`: what a change of it asks for.
 //! - `error` and `hint`: what was wrong, and what was meant.
@@ -23,6 +24,7 @@ mod pbtxt;
 mod raw;
 mod scheduling;
 mod shape;
+mod stateful;
 mod warmup;
 mod yaml;
 
@@ -45,6 +47,7 @@ pub(crate) use files::{read as read_text, recording};
 pub use padding::{Filler, Padding};
 use raw::RawConfig;
 pub use scheduling::{Batching, OnTimeout, QueuePolicy, Queueing};
+pub use stateful::{Control, ControlKind, Flag, Generate, SequenceState, SequenceStrategy, Sequences};
 pub use warmup::{Warmup, WarmupData, WarmupInput, WarmupSample};
 
 /// The checked configuration of a model.
@@ -89,6 +92,10 @@ pub struct ModelConfig {
     pub optimized_execution: bool,
     /// Whether `forward` may change the module's own attributes.
     pub stateful: bool,
+    /// Requests that hang together, where they do.
+    pub sequences: Option<Sequences>,
+    /// Answers that are made step by step, where they are. Never together with `sequences`.
+    pub generate: Option<Generate>,
     /// Shared libraries with custom operators, to be opened before the model; absolute paths.
     pub op_libraries: Vec<PathBuf>,
     /// Where the configuration came from.

@@ -159,6 +159,8 @@ fn any_model() -> impl Strategy<Value = ModelConfig> {
                 inference_mode: modes.0,
                 optimized_execution: modes.1,
                 stateful: false,
+                sequences: None,
+                generate: None,
                 op_libraries: vec!["/opt/ops.so".into()],
                 source: ConfigSource::Default,
                 notes: Vec::new(),
