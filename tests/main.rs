@@ -6,6 +6,7 @@
 //! - `clients`: clients in other languages against the sample repository
 //! - `control`: loading and unloading by request, and what is told of models
 //! - `dtypes`: every datatype through a real model and back, bit by bit
+//! - `generation`: one request, many answers
 //! - `health`: health over gRPC and HTTP, while serving and while draining
 //! - `models`: real TorchScript models, every kind of signature, with the numbers they must give
 //! - `operators`: custom operators out of a library that is compiled here
@@ -14,6 +15,7 @@
 //! - `refusals`: every wrong request, its code and its sentence
 //! - `rpcs`: what each RPC tells, and which are not served
 //! - `scheduling`: what callers see of it: codes, deadlines, and how much of the machine is used
+//! - `sequences`: requests that hang together
 //! - `shutdown`: signals, and what is in flight when they come
 //! - `streams`: conversations: frames, ends, callers who do not read
 //! - `tidy`: what a machine can see of how the code is kept
@@ -29,6 +31,7 @@ mod cli;
 mod clients;
 mod control;
 mod dtypes;
+mod generation;
 mod harness;
 mod health;
 mod models;
@@ -39,6 +42,7 @@ mod reference;
 mod refusals;
 mod rpcs;
 mod scheduling;
+mod sequences;
 mod shutdown;
 mod streams;
 mod tidy;

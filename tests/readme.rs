@@ -222,6 +222,12 @@ fn the_table_of_fields_is_that_of_the_schema() {
         ("batching.", "BatchingFields"),
         ("queue.", "Queue"),
         ("queue.levels.*.", "QueueLevel"),
+        ("sequence.", "Sequence"),
+        ("sequence.controls.", "Controls"),
+        ("sequence.controls.*.", "ControlFields"),
+        ("sequence.states[].", "State"),
+        ("generate.", "Generate"),
+        ("generate.stop.", "Stop"),
         ("warmup[].", "WarmupSample"),
         ("warmup[].inputs.*.", "WarmupInput"),
     ] {

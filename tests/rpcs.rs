@@ -52,6 +52,8 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             "model_repository(unload_dependents)",
             "model_configuration",
             "binary_tensor_data",
+            "schedule_policy",
+            "sequence",
         ];
         assert_eq!(metadata.extensions, extensions);
         assert!(client.server_live(ServerLiveRequest {}).await.expect("an answer").into_inner().live);

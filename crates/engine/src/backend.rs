@@ -115,8 +115,12 @@ pub trait HostBuffer: AsRef<[u8]> + AsMut<[u8]> + Send {}
 
 /// A version's file, open.
 pub trait Opened: Send {
-    /// What `forward` takes and returns.
+    /// What `forward` takes and returns; `start`, where the configuration says that the model generates.
     fn schema(&self) -> &Schema;
+    /// What `step` takes and returns; `None` where the model does not generate.
+    fn step_schema(&self) -> Option<&Schema> {
+        None
+    }
     /// Its weights on `device`. One copy serves all workers of the device.
     ///
     /// # Errors
@@ -131,11 +135,16 @@ pub trait Module: Send + Sync {
     /// # Errors
     /// One sentence.
     fn runner(&self) -> Result<Box<dyn Runner>, LoadError>;
+    /// The same weights, with runners that run `step`; `None` where the model does not generate.
+    fn step(&self) -> Option<Arc<dyn Module>> {
+        None
+    }
 }
 
 /// Makes runs, one at a time.
 pub trait Runner: Send {
     /// Runs `call`, which may be several requests' joined, and completes `done`, here or later on a thread
-    /// of its own, but not before the device has finished with the outputs.
+    /// of its own, but not before the device has finished with the outputs, those that stay on it too: who
+    /// uses them next may have another stream.
     fn run(&mut self, call: Call, done: Done);
 }

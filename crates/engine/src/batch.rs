@@ -2,7 +2,8 @@
 //!
 //! Calls may run together when every dimension but the first and those that are filled up agrees, the same
 //! optional arguments are there, and scalars are equal. Each tensor is copied once, into its place in the
-//! batch; the parts of an answer are views.
+//! batch; the parts of an answer are views. Tensors that stay on their device are joined there, by the backend,
+//! and what stays of an answer is copied there for each.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,7 +13,7 @@ use crate::{
     backend::HostBuffer,
     padding,
     text::shape_text,
-    value::{Arg, Call, Output, Tensor, Value, strings},
+    value::{Arg, Call, Output, Tensor, Value, element_count, strings},
 };
 
 /// What the scheduler has to know of a call.
@@ -30,6 +31,7 @@ pub(crate) struct Traits {
 pub(crate) fn traits(call: &Call, rows: Option<i64>) -> Traits {
     let mut bytes = 0;
     let mut hasher = DefaultHasher::new();
+    call.keep.hash(&mut hasher);
     let mut joins = rows.is_some();
     let rows = rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(1).max(1);
     for argument in &call.arguments {
@@ -68,8 +70,12 @@ pub(crate) fn traits(call: &Call, rows: Option<i64>) -> Traits {
 }
 
 fn hash_tensor(tensor: &Tensor, rows: usize, hasher: &mut DefaultHasher, bytes: &mut usize) -> bool {
-    let Value::Host(data) = &tensor.value else { return false };
-    *bytes += data.len();
+    match &tensor.value {
+        Value::Host(data) => *bytes += data.len(),
+        // It is where it is needed, and may be joined with what comes from a request.
+        Value::Device(_) if tensor.padding.is_none() => {}
+        Value::Device(_) | Value::Joined(_) => return false,
+    }
     tensor.data_type.hash(hasher);
     let Some((first, rest)) = tensor.shape.split_first() else { return false };
     match &tensor.padding {
@@ -84,7 +90,8 @@ fn hash_tensor(tensor: &Tensor, rows: usize, hasher: &mut DefaultHasher, bytes: 
 
 /// Whether calls of equal keys really are alike: a key is a hash.
 pub(crate) fn alike(one: &Call, other: &Call) -> bool {
-    one.arguments.len() == other.arguments.len()
+    one.keep == other.keep
+        && one.arguments.len() == other.arguments.len()
         && one.arguments.iter().zip(&other.arguments).all(|(one, other)| match (one, other) {
             (Arg::Default, Arg::Default) | (Arg::Strings(_), Arg::Strings(_)) => true,
             (Arg::Tensor(one), Arg::Tensor(other)) => alike_tensors(one, other),
@@ -251,6 +258,9 @@ fn join<'a>(
     if let Some(rule) = &first.padding {
         return padding::join(rule, first, tensors, total, lend);
     }
+    if tensors.clone().any(|tensor| !matches!(tensor.value, Value::Host(_))) {
+        return join_there(first, tensors, total);
+    }
     let mut shape = first.shape.clone();
     let rows = usize::try_from(shape[0]).unwrap_or(1).max(1);
     let row = first.bytes().len() / rows;
@@ -263,6 +273,25 @@ fn join<'a>(
     Tensor::host(first.data_type, shape, data.finish())
 }
 
+/// Tensors of which some are on their device, where the backend will put them below each other.
+fn join_there<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor>, total: usize) -> Tensor {
+    let mut parts: Vec<Tensor> = tensors.cloned().collect();
+    let of_rows = |rows: i64| {
+        let mut shape = first.shape.clone();
+        shape[0] = rows;
+        shape
+    };
+    let total = i64::try_from(total).unwrap_or(i64::MAX);
+    let missing = total - parts.iter().map(|part| part.shape[0]).sum::<i64>();
+    if missing > 0 {
+        let shape = of_rows(missing);
+        let bytes = element_count(&shape).unwrap_or(0) * first.data_type.size().unwrap_or(0);
+        parts.push(Tensor::host(first.data_type, shape, Bytes::from(vec![0; bytes])));
+    }
+    let (data_type, shape) = (first.data_type, of_rows(total));
+    Tensor { data_type, shape, value: Value::Joined(parts), padding: None }
+}
+
 /// The parts of a batch's answer, one for each number of rows; rows beyond them are dropped.
 ///
 /// # Errors
@@ -270,7 +299,7 @@ fn join<'a>(
 pub(crate) fn scatter(output: &Output, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {
     let part = |output: &Output| scatter(output, rows, total);
     match output {
-        Output::Tensor(tensor) => Ok(slices(tensor, rows, total)?.map(Output::Tensor).collect()),
+        Output::Tensor(tensor) => slices(tensor, rows, total),
         Output::Strings(tensor) => split_strings(tensor, rows, total),
         Output::List(elements) => {
             Ok(transpose(elements.iter().map(part), rows.len())?.into_iter().map(Output::List).collect())
@@ -304,23 +333,31 @@ fn transpose(
     Ok(parts)
 }
 
-fn slices(tensor: &Tensor, rows: &[usize], total: usize) -> Result<impl Iterator<Item = Tensor>, String> {
-    let Value::Host(data) = &tensor.value else {
-        return Err("a batch's answer stayed on its device".to_owned());
-    };
+fn slices(tensor: &Tensor, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {
     let first = tensor.shape.first().and_then(|first| usize::try_from(*first).ok());
     if first != Some(total) || total == 0 {
         return Err(format!("a tensor of shape {} for a batch of {total}", shape_text(&tensor.shape)));
     }
-    let row = data.len() / total;
-    let mut at = 0;
-    Ok(rows.iter().map(move |&rows| {
-        let part = data.slice(at * row..(at + rows) * row);
-        at += rows;
+    let values: Vec<Value> = match &tensor.value {
+        Value::Host(data) => {
+            let row = data.len() / total;
+            let mut at = 0;
+            let part = |&rows: &usize| {
+                at += rows;
+                Value::Host(data.slice((at - rows) * row..at * row))
+            };
+            rows.iter().map(part).collect()
+        }
+        value @ Value::Device(_) if rows == [total] => vec![value.clone()],
+        Value::Device(kept) => kept.split(rows)?.into_iter().map(Value::Device).collect(),
+        Value::Joined(_) => return Err("a tensor in parts".to_owned()),
+    };
+    let of_rows = |(value, &rows): (Value, &usize)| {
         let mut shape = tensor.shape.clone();
         shape[0] = i64::try_from(rows).unwrap_or(i64::MAX);
-        Tensor::host(tensor.data_type, shape, part)
-    }))
+        Output::Tensor(Tensor { data_type: tensor.data_type, shape, value, padding: None })
+    };
+    Ok(values.into_iter().zip(rows).map(of_rows).collect())
 }
 
 fn split_strings(tensor: &Tensor, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {

@@ -2,14 +2,55 @@
 
 use proptest::prelude::*;
 
+use std::{any::Any, sync::Arc};
+
 use super::*;
-use crate::{DataType, value::push_string};
+use crate::{
+    DataType,
+    value::{DeviceTensor, Kept, push_string},
+};
 
 fn tensor(rows: usize, row: &[i64], seed: u8) -> Tensor {
     let shape: Vec<i64> = std::iter::once(rows as i64).chain(row.iter().copied()).collect();
     let bytes = shape.iter().product::<i64>() as usize;
     let data: Vec<u8> = (0..bytes).map(|at| (at as u8).wrapping_mul(7).wrapping_add(seed)).collect();
     Tensor::host(DataType::Uint8, shape, data.into())
+}
+
+/// Bytes of so many rows that are somewhere else.
+#[derive(Debug)]
+struct There {
+    rows: usize,
+    data: Bytes,
+}
+
+impl DeviceTensor for There {
+    fn rows(&self, from: usize, rows: usize) -> Result<Arc<dyn DeviceTensor>, String> {
+        let row = self.data.len() / self.rows;
+        let data = Bytes::copy_from_slice(&self.data[from * row..(from + rows) * row]);
+        Ok(Arc::new(Self { rows, data }))
+    }
+    fn fetch(&self) -> Result<Bytes, String> {
+        Ok(self.data.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The same tensor, on a device.
+pub(crate) fn there(tensor: Tensor) -> Tensor {
+    let (rows, data) = (tensor.shape[0] as usize, tensor.bytes().to_vec().into());
+    Tensor { value: Value::Device(Arc::new(There { rows, data })), ..tensor }
+}
+
+/// All of them, wherever its parts are.
+fn elements(tensor: &Tensor) -> Vec<u8> {
+    match &tensor.value {
+        Value::Host(data) => data.to_vec(),
+        Value::Device(kept) => kept.fetch().unwrap().to_vec(),
+        Value::Joined(parts) => parts.iter().flat_map(elements).collect(),
+    }
 }
 
 fn words(rows: usize, seed: u8) -> Bytes {
@@ -88,7 +129,7 @@ fn echo(call: &Call) -> Output {
 fn shown(output: &Output) -> String {
     match output {
         Output::Tensor(tensor) | Output::Strings(tensor) => {
-            format!("{:?} {:?}", tensor.shape, tensor.bytes())
+            format!("{:?} {:?}", tensor.shape, elements(tensor))
         }
         Output::List(all) => all.iter().map(shown).collect(),
         Output::Tuple(all) => all.iter().map(|(name, one)| format!("{name:?}={}", shown(one))).collect(),
@@ -116,6 +157,99 @@ proptest! {
             prop_assert_eq!(shown(part), shown(&echo(call)));
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn what_stays_on_its_device_is_joined_there(
+        states in prop::collection::vec((1usize..4, any::<bool>()), 1..6),
+        row in prop::collection::vec(0i64..4, 0..3),
+        padding in 0usize..4,
+    ) {
+        let kept = |(seed, (rows, on_device)): (usize, &(usize, bool))| {
+            let state = tensor(*rows, &row, seed as u8 + 1);
+            let state = if *on_device { there(state) } else { state };
+            let input = Arg::Tensor(tensor(*rows, &[2], seed as u8));
+            Call { arguments: vec![input, Arg::Tensor(state)], keep: Some([Kept::Index(1)].into()) }
+        };
+        let calls: Vec<Call> = states.iter().enumerate().map(kept).collect();
+        let rows: Vec<usize> = states.iter().map(|(rows, _)| *rows).collect();
+        let key = traits(&calls[0], Some(rows[0] as i64)).key;
+        prop_assert!(key.is_some());
+        for (call, rows) in calls.iter().zip(&rows) {
+            prop_assert!(alike(&calls[0], call));
+            prop_assert_eq!(traits(call, Some(*rows as i64)).key, key);
+        }
+        let sum: usize = rows.iter().sum();
+        let total = sum + padding;
+        let joined = gather(&calls.iter().collect::<Vec<_>>(), &rows, total, &mut lend_odd());
+        prop_assert_eq!(joined.keep.as_deref(), calls[0].keep.as_deref());
+        let Arg::Tensor(state) = &joined.arguments[1] else { panic!("{joined:?}") };
+        prop_assert_eq!((state.shape[0] as usize, &state.shape[1..]), (total, &row[..]));
+        match &state.value {
+            Value::Joined(parts) => {
+                let together: i64 = parts.iter().map(|part| part.shape[0]).sum();
+                prop_assert_eq!((parts.len(), together as usize), (calls.len() + usize::from(padding > 0), total));
+                for part in parts {
+                    prop_assert_eq!(elements(part).len() as i64, part.shape.iter().product::<i64>());
+                }
+            }
+            _ => prop_assert!(states.iter().all(|(_, on_device)| !on_device)),
+        }
+        let one_by_one: Vec<u8> = calls.iter().flat_map(|call| match &call.arguments[1] {
+            Arg::Tensor(tensor) => elements(tensor),
+            other => panic!("{other:?}"),
+        }).collect();
+        prop_assert_eq!(&elements(state)[..one_by_one.len()], &one_by_one[..]);
+        prop_assert!(elements(state)[one_by_one.len()..].iter().all(|byte| *byte == 0));
+        // What a backend would have kept of it.
+        let Arg::Tensor(elsewhere) = joined.arguments[0].clone() else { panic!("{joined:?}") };
+        let whole = Tensor::host(state.data_type, state.shape.clone(), elements(state).into());
+        let answer = Output::Tuple(vec![(None, Output::Tensor(elsewhere)), (None, Output::Tensor(there(whole)))]);
+        for (part, call) in scatter(&answer, &rows, total).unwrap().iter().zip(&calls) {
+            let Output::Tuple(part) = part else { panic!("{part:?}") };
+            let (Output::Tensor(output), Arg::Tensor(input)) = (&part[0].1, &call.arguments[0]) else {
+                panic!("{part:?}")
+            };
+            prop_assert_eq!((&output.shape, output.bytes()), (&input.shape, input.bytes()));
+            let Output::Tensor(kept) = &part[1].1 else { panic!("{part:?}") };
+            prop_assert!(matches!(kept.value, Value::Device(_)));
+            let Arg::Tensor(state) = &call.arguments[1] else { panic!("{call:?}") };
+            prop_assert_eq!((&kept.shape, elements(kept)), (&state.shape, elements(state)));
+        }
+    }
+}
+
+#[test]
+fn who_has_all_rows_has_the_tensor_itself() {
+    let kept = there(tensor(3, &[2], 1));
+    let parts = scatter(&Output::Tensor(kept.clone()), &[3], 3).unwrap();
+    let [Output::Tensor(Tensor { value: Value::Device(part), .. })] = &parts[..] else { panic!("{parts:?}") };
+    let Value::Device(kept) = kept.value else { panic!() };
+    assert!(Arc::ptr_eq(part, &kept));
+}
+
+#[test]
+fn what_is_on_a_device_counts_no_bytes_and_must_have_the_rows() {
+    let state = |rows| Call { arguments: vec![Arg::Tensor(there(tensor(rows, &[3], 1)))], keep: None };
+    let two = traits(&state(2), Some(2));
+    assert_eq!((two.bytes, two.rows), (0, 2));
+    assert!(two.key.is_some());
+    assert_eq!(traits(&state(1), Some(2)).key, None);
+    let joined = Tensor { value: Value::Joined(vec![tensor(2, &[3], 1)]), ..tensor(2, &[3], 1) };
+    let joined = Call { arguments: vec![Arg::Tensor(joined)], keep: None };
+    assert_eq!(traits(&joined, Some(2)).key, None, "it has been a batch already");
+}
+
+#[test]
+fn who_keeps_something_else_is_not_joined() {
+    let keeping = |keep: &[Kept]| Call { keep: Some(keep.into()), ..call(2, &[3], 1) };
+    let one = keeping(&[Kept::Index(1)]);
+    for other in [call(2, &[3], 1), keeping(&[Kept::Index(2)]), keeping(&[Kept::Name("state".into())])] {
+        assert!(!alike(&one, &other));
+        assert_ne!(traits(&one, Some(2)).key, traits(&other, Some(2)).key);
+    }
+    assert!(alike(&one, &keeping(&[Kept::Index(1)])));
 }
 
 fn other_rows(call: &Call) -> i64 {

@@ -6,15 +6,17 @@
 //! is `arg__0`, a key of a `Dict` beside other arguments is `arg.key`, scalars, strings and optional
 //! arguments are served. Where no config names them, the schema's own names are used.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use sconce_repository::{DataType, ModelConfig, Padding, TensorConfig};
 
 use crate::{
     backend::LoadError,
+    generate,
     outputs::{self, OutputPlan},
     padding::{self, SlotPadding},
     schema::{Argument, ArgumentKind, Schema},
+    sequence,
 };
 
 /// How requests become calls and outputs become answers.
@@ -31,6 +33,10 @@ pub struct Binding {
     /// Whether elements and keys that no slot names are taken too: there is no config.
     pub(crate) open: bool,
     pub(crate) outputs: OutputPlan,
+    /// What the server adds to requests of a sequence, and takes from their answers.
+    pub(crate) sequence: Option<sequence::Plan>,
+    /// How answers are made step by step.
+    pub(crate) generate: Option<generate::Plan>,
 }
 
 /// One name that a request may use for an input.
@@ -107,6 +113,18 @@ impl Binding {
     /// # Errors
     /// One sentence naming the input or output that does not fit and what would.
     pub fn new(config: &ModelConfig, schema: &Schema) -> Result<Self, LoadError> {
+        Self::with_step(config, schema, None)
+    }
+
+    /// The same for a generating model: `schema` is that of `start`.
+    ///
+    /// # Errors
+    /// As [`Binding::new`].
+    pub fn with_step(
+        config: &ModelConfig,
+        schema: &Schema,
+        step: Option<&Schema>,
+    ) -> Result<Self, LoadError> {
         for argument in &schema.arguments {
             if let (ArgumentKind::Other(kind), false) = (&argument.kind, argument.optional) {
                 return Err(LoadError::new(format!(
@@ -116,16 +134,51 @@ impl Binding {
                 )));
             }
         }
-        let inputs =
-            if config.inputs.is_empty() { from_schema(schema) } else { from_config(config, schema)? };
+        let whole = with_server_tensors(config);
+        let mut inputs =
+            if whole.inputs.is_empty() { from_schema(schema) } else { from_config(&whole, schema)? };
+        let mut outputs = outputs::plan(&whole, &schema.returns)?;
+        let sequence = match &config.sequences {
+            None => None,
+            Some(sequences) => {
+                let own = inputs.split_off(config.inputs.len());
+                let kept = outputs.slots.split_off(config.outputs.len());
+                let batched = config.max_batch_size > 0;
+                Some(sequence::Plan::new(sequences, own, &kept, &schema.returns, batched)?)
+            }
+        };
+        let generate = match (&config.generate, step) {
+            (Some(generate), Some(step)) => {
+                let states = outputs.slots.split_off(config.outputs.len());
+                let slots = (&*outputs.slots, &*states);
+                Some(generate::Plan::new(config, generate, slots, &schema.returns, step)?)
+            }
+            (None, _) | (_, None) => None,
+        };
         Ok(Self {
             model: config.name.as_str().into(),
             max_batch_size: config.max_batch_size,
             inputs,
             arguments: schema.arguments.clone(),
             open: config.inputs.is_empty(),
-            outputs: outputs::plan(config, &schema.returns)?,
+            outputs,
+            sequence,
+            generate,
         })
+    }
+
+    /// Names what a step of a generating model returns.
+    pub(crate) fn of_step(config: &ModelConfig, step: &Schema, outputs: OutputPlan) -> Self {
+        Self {
+            model: config.name.as_str().into(),
+            max_batch_size: config.max_batch_size,
+            inputs: Vec::new(),
+            arguments: step.arguments.clone(),
+            open: false,
+            outputs,
+            sequence: None,
+            generate: None,
+        }
     }
 
     /// The inputs, as ModelMetadata shows them.
@@ -178,6 +231,17 @@ impl Binding {
         }
         by_name(&self.arguments, name).filter(|place| !matches!(place, Place::Argument(_)))
     }
+}
+
+/// With the inputs and outputs behind the others that are between the server and the model.
+fn with_server_tensors(config: &ModelConfig) -> Cow<'_, ModelConfig> {
+    let Some(sequences) = &config.sequences else {
+        return generate::with_states(config).map_or(Cow::Borrowed(config), Cow::Owned);
+    };
+    let mut whole = config.clone();
+    whole.inputs.extend(sequence::inputs(sequences));
+    whole.outputs.extend(sequence::outputs(sequences));
+    Cow::Owned(whole)
 }
 
 /// The dtype shown for an argument whose dtype nobody has said.

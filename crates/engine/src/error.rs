@@ -71,6 +71,28 @@ pub enum Error {
         /// When it is likely that another would be taken, where that is known.
         retry_after: Option<Duration>,
     },
+    /// As many sequences of requests are going on as may.
+    #[error(
+        "model '{model}' keeps the state of {limit} sequences at most and all go on; end one (sequence_end), or retry later"
+    )]
+    SequencesFull {
+        /// The model's name.
+        model: String,
+        /// How many may go on, those that wait for others counted in.
+        limit: usize,
+    },
+    /// The request before it in its sequence was not answered, so that it would have run on another state than its
+    /// caller expected.
+    #[error(
+        "the request before this one in sequence {sequence} of model '{model}' failed: the sequence is as it was before \
+         that one; send what is to follow"
+    )]
+    SequenceBroken {
+        /// The model's name.
+        model: String,
+        /// The sequence.
+        sequence: String,
+    },
     /// It waited as long as its own timeout or its model's queue policy allows. The first words are Triton's.
     #[error("Request timeout expired: it waited {} ms for model '{model}'", waited.as_millis())]
     QueueTimeout {

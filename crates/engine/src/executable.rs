@@ -68,12 +68,16 @@ impl Executable {
         Some(Self { name, version: self.version, allowed_sizes, places, farewells })
     }
 
-    /// The same weights on one of the devices, for warming: with a runner of its own, because those of
-    /// a model that keeps state must not have run before the first request.
+    /// The same weights on one of the devices, with a runner of its own: for warming, because those of a model that
+    /// keeps state must not have run before the first request; and where sequences share one instance.
     ///
     /// # Errors
     /// When no runner can be made.
-    pub(crate) fn for_warming(&self, device: usize) -> Result<Self, LoadError> {
+    pub(crate) fn with_own_runner(
+        &self,
+        device: usize,
+        allowed_sizes: Vec<usize>,
+    ) -> Result<Self, LoadError> {
         let mut places = Vec::new();
         if let Some((_, place)) = self.place(device)
             && let Some(module) = &place.module
@@ -82,7 +86,7 @@ impl Executable {
             places.push((Placement { device, limit: 1 }, Arc::new(own)));
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        Ok(Self { name, version: self.version, allowed_sizes: Vec::new(), places, farewells })
+        Ok(Self { name, version: self.version, allowed_sizes, places, farewells })
     }
 
     /// How many rows a batch of so many is run with.

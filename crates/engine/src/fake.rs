@@ -7,6 +7,12 @@
 //! ```text
 //! argument NAME tensor|tensors|dict|strings|int|float|bool|str [optional]
 //! value NUMBER            every run answers with that one FP32
+//! sum                     every run answers with the sum of its FP32 tensors, element by element, and
+//!                         again with the same: an output and a state
+//! generate                a model that generates, with FP32: `start(x)` answers with (x, x),
+//!                         `step(prev, state)` with (prev + 1, state + prev)
+//! until NUMBER            such answers have a BOOL between the two: of each row whether its first number,
+//!                         x or prev + 1, has come to this
 //! delay MILLISECONDS      every run takes that long
 //! fail MESSAGE            every run throws
 //! panic                   every run panics
@@ -19,29 +25,33 @@
 //! load gate               loading waits for `Fake::open_load_gate`
 //! ```
 //!
-//! Without `value` a run answers with its tensor arguments, in order, as a tuple: `OUTPUT__0`,
-//! `OUTPUT__1`, ...
+//! Without `value`, `sum` or `generate` a run answers with its tensor arguments, in order, as a tuple:
+//! `OUTPUT__0`, `OUTPUT__1`, ... What `step` does is said by the same lines: it takes as long as `start`,
+//! waits at the same gate and throws for the same numbers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
 };
 
 use sconce_repository::ModelConfig;
 
 use crate::{
-    DataType,
     backend::{Backend, Device, LoadError, Module, Opened, RunError, Runner, WorkerContext},
     reply::Done,
-    schema::{Argument, ArgumentKind, Return, Schema},
-    value::{Arg, Call, Output, Tensor},
+    schema::Schema,
+    value::{Arg, Call, Output},
 };
 
+mod answer;
 mod context;
+mod kept;
+mod script;
+use answer::{holds, tensors};
 use context::FakeContext;
+use script::{Answer, ENDS, Script};
 
 /// The scripted backend.
 #[derive(Debug, Default)]
@@ -70,6 +80,8 @@ struct Seen {
     /// Sizes of the buffers that workers of GPUs were lent, and how many of those are still held.
     lent: Vec<usize>,
     held: usize,
+    /// Tensors that are on devices.
+    kept: usize,
     /// The first dimension of each run's first tensor.
     rows: Vec<i64>,
     load_gate_open: bool,
@@ -96,7 +108,7 @@ impl Stage {
     /// Counts a run as running until the guard is dropped.
     fn enter(&self, device: Device, call: &Call) -> Running<'_> {
         let mut seen = self.seen();
-        seen.rows.extend(tensors(call).next().and_then(|tensor| tensor.shape.first()));
+        seen.rows.extend(tensors(&call.arguments).next().and_then(|tensor| tensor.shape.first()));
         *seen.started.entry(device).or_default() += 1;
         seen.running += 1;
         seen.most_at_once = seen.most_at_once.max(seen.running);
@@ -170,6 +182,16 @@ impl Fake {
     /// Waits until all of them have been given back.
     pub fn wait_given_back(&self) {
         self.stage.wait_until(|seen| seen.held == 0);
+    }
+
+    /// How many tensors are on devices, because somebody keeps them.
+    pub fn kept(&self) -> usize {
+        self.stage.seen().kept
+    }
+
+    /// Waits until so many are.
+    pub fn wait_kept(&self, count: usize) {
+        self.stage.wait_until(|seen| seen.kept == count);
     }
 
     /// The first dimension of the first tensor of each run that has begun.
@@ -252,11 +274,21 @@ impl Backend for Fake {
         self.stage.changed.notify_all();
     }
 
-    fn open(&self, file: PathBuf, _config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
+    fn open(&self, file: PathBuf, config: &ModelConfig) -> Result<Box<dyn Opened>, LoadError> {
         let text = read(&file)?;
         check_end(&file, &text)?;
         let script =
             Script::parse(&text).map_err(|why| LoadError::new(format!("{}: {why}", file.display())))?;
+        let why = match (&script.answer, config.generate.is_some()) {
+            (Answer::Generate(_), false) => "it has no `forward`, and its configuration has no `generate`",
+            (Answer::Echo | Answer::Value(_) | Answer::Sum, true) => {
+                "it has neither `start` nor `step`, and its configuration has `generate`"
+            }
+            (Answer::Generate(_), true) | (Answer::Echo | Answer::Value(_) | Answer::Sum, false) => "",
+        };
+        if !why.is_empty() {
+            return Err(LoadError::new(format!("{}: {why}", file.display())));
+        }
         Ok(Box::new(OpenScript { script: Arc::new(script), stage: Arc::clone(&self.stage) }))
     }
 }
@@ -274,86 +306,6 @@ fn check_end(file: &Path, text: &str) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The first line of a script that has an `end`.
-const ENDS: &str = "fake ends";
-
-#[derive(Debug, Default)]
-struct Script {
-    schema: Schema,
-    delay: Duration,
-    fail: Option<String>,
-    panic: bool,
-    gate: bool,
-    value: Option<f32>,
-    load_delay: Duration,
-    load_fail: Option<String>,
-    load_gate: bool,
-    poison: Option<f32>,
-    stall: Option<f32>,
-    lose: Option<f32>,
-}
-
-impl Script {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut lines = text.lines();
-        if !lines.next().is_some_and(|first| first == "fake" || first == ENDS) {
-            return Err("not a scripted model: its first line must be `fake`".to_owned());
-        }
-        let mut script = Self::default();
-        script.schema.returns = Return::Unknown;
-        for line in lines.filter(|line| !line.trim().is_empty()) {
-            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-            match word {
-                "argument" => script.schema.arguments.push(argument(rest)?),
-                "delay" => script.delay = millis(line, rest)?,
-                "value" => script.value = Some(number(line, rest)?),
-                "load" => match rest.split_once(' ').unwrap_or((rest, "")) {
-                    ("delay", time) => script.load_delay = millis(line, time)?,
-                    ("fail", message) => script.load_fail = Some(message.to_owned()),
-                    ("gate", "") => script.load_gate = true,
-                    _ => return Err(format!("`{line}`: `load` and delay, fail or gate are expected")),
-                },
-                "end" => {}
-                "fail" => script.fail = Some(rest.to_owned()),
-                "panic" => script.panic = true,
-                "poison" => script.poison = Some(number(line, rest)?),
-                "stall" => script.stall = Some(number(line, rest)?),
-                "lose" => script.lose = Some(number(line, rest)?),
-                "gate" => script.gate = true,
-                _ => return Err(format!("`{line}` is no line of a scripted model")),
-            }
-        }
-        Ok(script)
-    }
-}
-
-fn number(line: &str, text: &str) -> Result<f32, String> {
-    text.parse().map_err(|_| format!("`{line}`: a number is expected"))
-}
-
-fn millis(line: &str, text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_millis).map_err(|_| format!("`{line}`: milliseconds are expected"))
-}
-
-fn argument(text: &str) -> Result<Argument, String> {
-    let mut words = text.split_whitespace();
-    let (Some(name), Some(kind)) = (words.next(), words.next()) else {
-        return Err(format!("`argument {text}`: a name and a kind are expected"));
-    };
-    let kind = match kind {
-        "tensor" => ArgumentKind::Tensor,
-        "tensors" => ArgumentKind::Tensors,
-        "dict" => ArgumentKind::Dict,
-        "strings" => ArgumentKind::Strings,
-        "int" => ArgumentKind::Int,
-        "float" => ArgumentKind::Float,
-        "bool" => ArgumentKind::Bool,
-        "str" => ArgumentKind::Str,
-        other => ArgumentKind::Other(other.to_owned()),
-    };
-    Ok(Argument { name: name.to_owned(), kind, optional: words.next() == Some("optional"), keys: Vec::new() })
-}
-
 struct OpenScript {
     script: Arc<Script>,
     stage: Arc<Stage>,
@@ -362,6 +314,13 @@ struct OpenScript {
 impl Opened for OpenScript {
     fn schema(&self) -> &Schema {
         &self.script.schema
+    }
+
+    fn step_schema(&self) -> Option<&Schema> {
+        match &self.script.answer {
+            Answer::Generate(step) => Some(step),
+            Answer::Echo | Answer::Value(_) | Answer::Sum => None,
+        }
     }
 
     fn load(&self, device: Device) -> Result<Arc<dyn Module>, LoadError> {
@@ -376,7 +335,7 @@ impl Opened for OpenScript {
             return Err(LoadError::new(message.clone()));
         }
         let loaded = Loaded::new(&stage);
-        Ok(Arc::new(FakeModule { script, stage, device, _loaded: loaded }))
+        Ok(Arc::new(FakeModule { script, stage, device, step: false, _loaded: loaded }))
     }
 }
 
@@ -385,6 +344,8 @@ struct FakeModule {
     script: Arc<Script>,
     stage: Arc<Stage>,
     device: Device,
+    /// It runs `step`, not `start`.
+    step: bool,
     _loaded: Arc<Loaded>,
 }
 
@@ -392,58 +353,61 @@ impl Module for FakeModule {
     fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
         Ok(Box::new(self.clone()))
     }
+
+    fn step(&self) -> Option<Arc<dyn Module>> {
+        match self.script.answer {
+            Answer::Generate(_) => Some(Arc::new(Self { step: true, ..self.clone() })),
+            Answer::Echo | Answer::Value(_) | Answer::Sum => None,
+        }
+    }
 }
 
 impl Runner for FakeModule {
     fn run(&mut self, call: Call, done: Done) {
+        done.complete(self.run_one(call));
+    }
+}
+
+impl FakeModule {
+    fn run_one(&self, mut call: Call) -> Result<Output, RunError> {
         let running = self.stage.enter(self.device, &call);
-        if self.script.gate || self.script.stall.is_some_and(|number| holds(&call, number)) {
+        let keep = call.keep.take();
+        let arguments = kept::on_host(call, self.device).map_err(RunError::Model)?;
+        if self.script.gate || self.script.stall.is_some_and(|number| holds(&arguments, number)) {
             self.stage.wait_until(|seen| seen.gate_open);
         }
         thread::sleep(self.script.delay);
         assert!(!self.script.panic, "the script says panic");
         drop(running);
-        if self.script.lose.is_some_and(|number| holds(&call, number)) {
-            return done.complete(Err(RunError::Device("an illegal memory access".to_owned())));
+        let output = self.answer(arguments)?;
+        match keep {
+            Some(keep) => kept::keep(output, &keep, self.device, &self.stage).map_err(RunError::Output),
+            None => Ok(output),
         }
-        if self.script.poison.is_some_and(|number| holds(&call, number)) {
-            return done.complete(Err(RunError::Model("it is poison".to_owned())));
+    }
+
+    fn answer(&self, arguments: Vec<Arg>) -> Result<Output, RunError> {
+        let script = &*self.script;
+        if script.lose.is_some_and(|number| holds(&arguments, number)) {
+            return Err(RunError::Device("an illegal memory access".to_owned()));
         }
-        done.complete(match (&self.script.fail, self.script.value) {
-            (Some(message), _) => Err(RunError::Model(message.clone())),
-            (None, Some(value)) => Ok(Output::Tuple(vec![(None, one(value))])),
-            (None, None) => Ok(Output::Tuple(call.arguments.into_iter().flat_map(echo).collect())),
-        });
+        if script.poison.is_some_and(|number| holds(&arguments, number)) {
+            return Err(RunError::Model("it is poison".to_owned()));
+        }
+        if let Some(message) = &script.fail {
+            return Err(RunError::Model(message.clone()));
+        }
+        match &script.answer {
+            Answer::Echo => Ok(answer::echo(arguments)),
+            Answer::Value(value) => Ok(answer::value(*value)),
+            Answer::Sum => answer::sum(&arguments).map_err(RunError::Model),
+            Answer::Generate(_) => {
+                let run = if self.step { answer::step } else { answer::start };
+                run(&arguments, script.until).map_err(RunError::Model)
+            }
+        }
     }
 }
 
-/// The tensors that are arguments.
-fn tensors(call: &Call) -> impl Iterator<Item = &Tensor> {
-    call.arguments.iter().filter_map(|argument| match argument {
-        Arg::Tensor(tensor) => Some(tensor),
-        _ => None,
-    })
-}
-
-fn holds(call: &Call, number: f32) -> bool {
-    let is = |four: &[u8]| four == number.to_le_bytes();
-    tensors(call).any(|tensor| tensor.bytes().chunks(4).any(is))
-}
-
-fn one(value: f32) -> Output {
-    let data = value.to_le_bytes().to_vec();
-    Output::Tensor(Tensor::host(DataType::Fp32, vec![1], data.into()))
-}
-
-/// The tensors of an argument, without names.
-fn echo(argument: Arg) -> Vec<(Option<String>, Output)> {
-    let outputs = match argument {
-        Arg::Tensor(tensor) => vec![Output::Tensor(tensor)],
-        Arg::Tensors(tensors) => tensors.into_iter().map(Output::Tensor).collect(),
-        Arg::Dict(entries) => entries.into_iter().map(|(_, tensor)| Output::Tensor(tensor)).collect(),
-        Arg::Default | Arg::Strings(_) | Arg::Int(_) | Arg::Float(_) | Arg::Bool(_) | Arg::Str(_) => {
-            Vec::new()
-        }
-    };
-    outputs.into_iter().map(|output| (None, output)).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use sconce_repository::{
-    Availability, Batching, ConfigSource, ModelConfig, Queueing, TensorConfig, Version, VersionPolicy, Warmup,
+    Availability, Batching, ConfigSource, Generate, ModelConfig, Queueing, TensorConfig, Version,
+    VersionPolicy, Warmup,
 };
 
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
     binding::Binding,
     check::Input,
     fake::Fake,
-    model::{LiveVersion, NamedOutput, Request, allowed_sizes},
-    pool::{Executable, Pool, PoolSettings},
+    model::{LiveVersion, NamedOutput, Request},
+    pool::{Pool, PoolSettings},
     reaper::Reaper,
     scheduler::Placement,
     schema::{Argument, ArgumentKind, Return, Schema},
@@ -55,6 +56,19 @@ pub(crate) fn config(
         op_libraries: Vec::new(),
         source: ConfigSource::Default,
         notes: Vec::new(),
+    }
+}
+
+/// Of a model that generates: its first output is fed and sent.
+pub(crate) fn generate(states: &[&str]) -> Generate {
+    Generate {
+        states: states.iter().map(|state| (*state).to_owned()).collect(),
+        feed: "OUTPUT__0".to_owned(),
+        send: vec!["OUTPUT__0".to_owned()],
+        stop_flag: None,
+        stop_value: None,
+        max_steps: NonZeroU32::MIN,
+        collect: false,
     }
 }
 
@@ -176,18 +190,9 @@ impl House {
         let file = dir.path().join("model.pt");
         std::fs::write(&file, format!("fake\nargument x tensor\n{script}\n")).unwrap();
         let opened = self.fake.open(file, &config).unwrap();
-        let binding = Binding::new(&config, opened.schema()).unwrap();
-        let modules = places
-            .iter()
-            .map(|&(device, limit)| {
-                (Placement { device, limit }, opened.load(self.pool.devices()[device]).unwrap())
-            })
-            .collect();
-        let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
-        let executable =
-            Executable::new(name, version, allowed_sizes(&config), modules, &self.reaper).unwrap();
-        let schema = Arc::new(opened.schema().clone());
-        Arc::new(LiveVersion::new(Arc::new(config), schema, binding, executable, &self.pool))
+        let places = places.iter().map(|&(device, limit)| Placement { device, limit }).collect();
+        let (config, version) = (Arc::new(config), Version::new(1).unwrap());
+        Arc::new(LiveVersion::open(&*opened, &config, version, places, &self.pool, &self.reaper).unwrap())
     }
 
     pub(crate) fn on_cpu(&self, script: &str) -> Arc<LiveVersion> {

@@ -14,6 +14,8 @@
 //! - `job`: one request on its way to a worker
 //! - [`pool`]: the threads that drive the scheduler
 //! - [`executable`]: a version's weights and runners, as the workers see them
+//! - [`sequence`]: requests that hang together, one after the other
+//! - [`generate`]: one request, many answers
 //! - [`model`]: one live version, `infer`
 //! - [`table`]: name and version to a live version; one writer, lock-free readers
 //! - [`text`]: what stands in messages: escaped, cut, bounded
@@ -36,6 +38,7 @@ pub mod executable;
 pub mod fake;
 #[cfg(test)]
 mod fixtures;
+pub mod generate;
 mod job;
 pub mod model;
 mod ordering;
@@ -47,6 +50,7 @@ pub mod reconcile;
 pub mod reply;
 pub mod scheduler;
 pub mod schema;
+pub mod sequence;
 pub mod table;
 pub mod text;
 pub mod value;

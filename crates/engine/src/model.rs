@@ -11,17 +11,20 @@ use tracing::warn;
 
 use crate::{
     Error, Result,
+    backend::{LoadError, Module, Opened},
     binding::Binding,
     check,
     classification::classify,
     examples::{Example, Examples},
+    generate::{Answers, Beginning, Generator, collect},
     ordering::Gate,
     outputs,
     pool::{Executable, Job, ModelLoad, Pool, Registration, Serving},
-    reaper::Farewell,
+    reaper::{Farewell, Reaper},
     reply::Reply,
     scheduler::{Placement, Policy, Refusal, Stuck},
     schema::Schema,
+    sequence::{InSequence, Pending, SequenceId, Sequencer},
 };
 pub use crate::{
     check::Input,
@@ -47,6 +50,10 @@ pub struct Request {
     /// How long it may wait, where the model's queue policy lets requests say so; zero for as long as the
     /// policy says.
     pub timeout: Duration,
+    /// Where in a sequence it is.
+    pub sequence: Option<InSequence>,
+    /// How many answers it wants at most, of a model that makes many.
+    pub max_steps: Option<u32>,
 }
 
 /// Between two lines of the log on failures of one version.
@@ -85,12 +92,18 @@ pub struct LiveVersion {
     pub config: Arc<ModelConfig>,
     /// What its `forward` takes and returns: enough to bind a changed configuration without loading.
     pub schema: Arc<Schema>,
+    /// What its `step` takes and returns, where it makes many answers.
+    pub step_schema: Option<Arc<Schema>>,
     /// Its names, types and shapes.
-    pub binding: Binding,
+    pub binding: Arc<Binding>,
     /// Which bytes it was loaded from; `None` where nobody looked.
     pub digest: Option<Digest>,
     /// When they were loaded.
     pub loaded_at: SystemTime,
+    /// Where the configuration has sequences. Before the executable, which its lanes need to the end.
+    sequencer: Option<Arc<Sequencer>>,
+    /// Where the configuration makes many answers of a request.
+    generator: Option<Arc<Generator>>,
     executable: Arc<Executable>,
     registration: Arc<Registration>,
     /// `None` once it has been retired.
@@ -107,31 +120,53 @@ fn gate(config: &ModelConfig) -> Option<Arc<Gate>> {
 }
 
 impl LiveVersion {
-    /// Makes a loaded version known to the scheduler.
-    pub fn new(
-        config: Arc<ModelConfig>,
-        schema: Arc<Schema>,
-        binding: Binding,
-        executable: Executable,
+    /// Binds the names of an opened version, puts its weights on its devices, and makes it known to the scheduler.
+    ///
+    /// # Errors
+    /// One sentence: what does not fit, or cannot be loaded.
+    pub fn open(
+        opened: &dyn Opened,
+        config: &Arc<ModelConfig>,
+        version: Version,
+        placements: Vec<Placement>,
         pool: &Pool,
-    ) -> Self {
-        let registration =
-            Arc::new(pool.register(Policy::new(&config, executable.placements(), QUEUE_LIMIT)));
-        Self {
+        reaper: &Reaper,
+    ) -> std::result::Result<Self, LoadError> {
+        let binding = Binding::with_step(config, opened.schema(), opened.step_schema())?;
+        let load =
+            |placement: Placement| Ok((placement.clone(), opened.load(pool.devices()[placement.device])?));
+        let modules: Vec<(_, Arc<dyn Module>)> =
+            placements.into_iter().map(load).collect::<std::result::Result<_, LoadError>>()?;
+        let steps: Option<Vec<_>> =
+            modules.iter().map(|(placement, module)| Some((placement.clone(), module.step()?))).collect();
+        let executable = |modules| {
+            Executable::new(Arc::clone(&binding.model), version, allowed_sizes(config), modules, reaper)
+        };
+        let (executable, step) = (Arc::new(executable(modules)?), steps.map(executable).transpose()?);
+        let binding = Arc::new(binding);
+        let registration = Arc::new(pool.register(Policy::new(config, executable.placements(), QUEUE_LIMIT)));
+        let sequencer = config
+            .sequences
+            .as_ref()
+            .map(|sequences| Sequencer::new(config, sequences, &binding, &executable, &registration, pool));
+        Ok(Self {
             model: Arc::clone(&binding.model),
-            version: executable.version,
-            gate: gate(&config),
-            config,
-            schema,
-            binding,
+            version,
+            gate: gate(config),
+            schema: Arc::new(opened.schema().clone()),
+            step_schema: opened.step_schema().cloned().map(Arc::new),
             digest: None,
             loaded_at: SystemTime::now(),
-            executable: Arc::new(executable),
+            sequencer: sequencer.transpose()?,
+            generator: step.map(|step| Generator::new(config, &binding, &executable, step, pool)),
+            config: Arc::clone(config),
+            binding,
+            executable,
             serving: Mutex::new(Some(Serving::new(&registration))),
             registration,
             failures: FailureLog::default(),
             examples: Arc::default(),
-        }
+        })
     }
 
     /// The same weights, runners and queue under a changed configuration: nothing is loaded, and nobody
@@ -155,9 +190,12 @@ impl LiveVersion {
             version: self.version,
             config,
             schema: Arc::clone(&self.schema),
-            binding,
+            binding: Arc::new(binding),
             digest: self.digest,
             loaded_at: self.loaded_at,
+            sequencer: self.sequencer.clone(),
+            generator: self.generator.clone(),
+            step_schema: self.step_schema.clone(),
             executable: Arc::new(executable),
             serving: Mutex::new(Some(Serving::new(&self.registration))),
             registration: Arc::clone(&self.registration),
@@ -173,17 +211,68 @@ impl LiveVersion {
 
     /// What it is doing.
     pub fn load(&self) -> ModelLoad {
-        self.registration.load()
+        let mut load = self.registration.load();
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.add_to(&self.registration, &mut load);
+        }
+        if let Some(generator) = &self.generator {
+            generator.add_to(&mut load);
+        }
+        load
+    }
+
+    /// How many sequences go on; `None` where it has none.
+    pub fn sequences(&self) -> Option<usize> {
+        self.sequencer.as_ref().map(|sequencer| sequencer.count())
+    }
+
+    /// How many requests are being answered with many answers; `None` where it makes one.
+    pub fn generations(&self) -> Option<usize> {
+        self.generator.as_ref().map(|generator| generator.count())
+    }
+
+    /// Whether a sequence of that id goes on.
+    pub fn holds(&self, id: &SequenceId) -> bool {
+        self.sequencer.as_ref().is_some_and(|sequencer| sequencer.holds(id))
+    }
+
+    /// Whether the sequences of the other go on here.
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        match (&self.sequencer, &other.sequencer) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, _) | (_, None) => false,
+        }
+    }
+
+    /// Ends sequences that are idle for too long.
+    pub(crate) fn sweep(&self) {
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.sweep();
+        }
+    }
+
+    /// The costs that have been measured count for each of its lanes.
+    pub(crate) fn warmed(&self) {
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.inherit(&self.registration);
+        }
     }
 
     /// Why it answers nothing any more, where that is so.
     pub fn stuck_by(&self) -> Option<Stuck> {
-        self.registration.stuck_by()
+        match &self.sequencer {
+            Some(sequencer) => sequencer.stuck_by(),
+            None => self.registration.stuck_by(),
+        }
     }
 
     /// Starts with what is known of the costs of the version before it.
     pub fn inherit_costs(&self, other: &Self) {
         self.registration.inherit(&other.registration);
+        if let (Some(own), Some(other)) = (&self.generator, &other.generator) {
+            own.inherit(other);
+        }
+        self.warmed();
     }
 
     pub(crate) fn registration(&self) -> &Registration {
@@ -196,10 +285,15 @@ impl LiveVersion {
     }
 
     /// It is in no table any more: its queue may be closed, and `farewell` goes with its weights.
-    pub(crate) fn retire(&self, farewell: Farewell) -> Weak<Registration> {
+    pub(crate) fn retire(&self, farewell: Farewell) -> Leaving {
         self.executable.keep(farewell);
         drop(self.serving.lock().unwrap_or_else(PoisonError::into_inner).take());
-        Arc::downgrade(&self.registration)
+        let registration = Arc::downgrade(&self.registration);
+        Leaving {
+            registration,
+            sequencer: self.sequencer.as_ref().map(Arc::downgrade),
+            generator: self.generator.as_ref().map(Arc::downgrade),
+        }
     }
 
     /// Answers one request: check, queue, wait, name the outputs.
@@ -216,7 +310,63 @@ impl LiveVersion {
         outcome
     }
 
+    pub(crate) fn generator(&self) -> Option<&Arc<Generator>> {
+        self.generator.as_ref()
+    }
+
+    /// Whether it makes many answers of a request, so that [`LiveVersion::generate`] is for it.
+    pub fn generates(&self) -> bool {
+        self.generator.is_some()
+    }
+
+    /// Begins to answer a request with as many answers as it takes.
+    ///
+    /// # Errors
+    /// As [`LiveVersion::infer`], for what is wrong before anything runs; all else comes as an answer.
+    pub fn generate(&self, request: Request) -> Result<Answers> {
+        let Some(generator) = &self.generator else {
+            let model = &self.model;
+            return Err(Error::invalid(format!("model '{model}' makes one answer of a request")));
+        };
+        outputs::check_wanted(&self.binding, &request.outputs)?;
+        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
+        let mut checked = check::call(&self.binding, request.inputs)?;
+        if checked.batch.is_some_and(|rows| rows != 1) {
+            return Err(Error::invalid(format!(
+                "inference request to model '{}' must specify batch-size 1, because each row would have as many answers as \
+                 it takes; send a request for each",
+                self.model
+            )));
+        }
+        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
+        }
+        let (rows, deadline, priority) = (checked.batch, request.deadline, request.priority);
+        let (generation, answers) = generator.begin(Beginning {
+            wanted: request.outputs,
+            rows,
+            lengths: checked.lengths,
+            deadline,
+            priority,
+            max_steps: request.max_steps,
+        })?;
+        generator.plan().keep(&mut checked.call);
+        let reply = Reply::Generating(Box::new(generation));
+        let mut job = Job::new(Arc::clone(&self.executable), checked.call, rows, reply);
+        (job.deadline, job.priority) = (deadline, priority);
+        job.timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
+        if let Err(back) = self.registration.offer(job, true) {
+            let (job, refusal) = *back;
+            job.fail(refused(&self.model, self.version, refusal));
+        }
+        self.examples.served(example);
+        Ok(answers)
+    }
+
     async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
+        if self.generator.is_some() {
+            return collect(&self.model, self.generate(request)?).await;
+        }
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
         let checked = check::call(&self.binding, request.inputs)?;
@@ -228,10 +378,17 @@ impl LiveVersion {
             Some(gate) => Reply::Ordered(gate.enter(), Box::new(Reply::One(sender))),
             None => Reply::One(sender),
         };
-        let mut job = Job::new(Arc::clone(&self.executable), checked.call, checked.batch, reply);
-        (job.deadline, job.priority) = (request.deadline, request.priority);
-        job.timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
-        self.registration.submit(job).map_err(|refusal| self.refused(refusal))?;
+        let timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
+        let (rows, deadline, priority) = (checked.batch, request.deadline, request.priority);
+        if let Some(sequencer) = &self.sequencer {
+            let at = self.in_sequence(request.sequence, rows)?;
+            sequencer.submit(&at, Pending { call: checked.call, rows, reply, deadline, priority, timeout });
+        } else {
+            let mut job = Job::new(Arc::clone(&self.executable), checked.call, rows, reply);
+            (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
+            let refused = |refusal| refused(&self.model, self.version, refusal);
+            self.registration.submit(job).map_err(refused)?;
+        }
         let expired = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
         let answer = match request.deadline {
             None => answer.await,
@@ -258,25 +415,65 @@ impl LiveVersion {
         Ok(named)
     }
 
-    fn refused(&self, refusal: Refusal) -> Error {
-        let model = self.model.to_string();
-        match refusal {
-            Refusal::Full { limit, priority, retry_after } => {
-                Error::QueueFull { model, limit, priority, retry_after }
-            }
-            Refusal::TooMuch { limit, size, retry_after } => Error::QueuesFull { limit, size, retry_after },
-            Refusal::NoDevice => {
-                let message = "none of the devices that it may use is left; see the log".to_owned();
-                Error::DeviceLost { model, message }
-            }
-            Refusal::Stuck(stuck) => {
-                Error::NotReady { model, version: self.version.to_string(), why: stuck.why().to_owned() }
-            }
-            Refusal::Gone => Error::NotReady {
-                model,
-                version: self.version.to_string(),
-                why: "it is being unloaded".to_owned(),
-            },
+    /// The place in a sequence that a request must have, and its one row. The texts are Triton's.
+    fn in_sequence(&self, at: Option<InSequence>, rows: Option<i64>) -> Result<InSequence> {
+        let model = &self.model;
+        let at = at.ok_or_else(|| {
+            Error::invalid(format!(
+                "inference request to model '{model}' must specify a non-zero or non-empty correlation ID (the request \
+                 parameter sequence_id)"
+            ))
+        })?;
+        if rows.is_some_and(|rows| rows != 1) {
+            return Err(Error::invalid(format!(
+                "inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
+            )));
+        }
+        Ok(at)
+    }
+}
+
+/// What a version does not take, as an error.
+pub(crate) fn refused(model: &Arc<str>, version: Version, refusal: Refusal) -> Error {
+    let model = model.to_string();
+    match refusal {
+        Refusal::Full { limit, priority, retry_after } => {
+            Error::QueueFull { model, limit, priority, retry_after }
+        }
+        Refusal::TooMuch { limit, size, retry_after } => Error::QueuesFull { limit, size, retry_after },
+        Refusal::NoDevice => {
+            let message = "none of the devices that it may use is left; see the log".to_owned();
+            Error::DeviceLost { model, message }
+        }
+        Refusal::Stuck(stuck) => {
+            Error::NotReady { model, version: version.to_string(), why: stuck.why().to_owned() }
+        }
+        Refusal::Gone => {
+            let why = "it is being unloaded".to_owned();
+            Error::NotReady { model, version: version.to_string(), why }
+        }
+    }
+}
+
+/// A version that is in no table any more, as far as it has to be told to let go.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    registration: Weak<Registration>,
+    sequencer: Option<Weak<Sequencer>>,
+    generator: Option<Weak<Generator>>,
+}
+
+impl Leaving {
+    /// Refuses what waits, unless a version that has not been retired answers through the same queue.
+    pub(crate) fn close(&self) {
+        if let Some(sequencer) = self.sequencer.as_ref().and_then(Weak::upgrade) {
+            sequencer.close();
+        }
+        if let Some(generator) = self.generator.as_ref().and_then(Weak::upgrade) {
+            generator.close();
+        }
+        if let Some(registration) = self.registration.upgrade() {
+            registration.close_unless_serving();
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     padding::{self, Lengths},
     schema::Return,
     text::{list_text, quote},
-    value::{Output, Tensor},
+    value::{Kept, Output, Tensor},
 };
 use finish::finish;
 
@@ -54,6 +54,29 @@ enum Leaf {
     Order(usize),
     /// The leaf of that name.
     Name(String),
+}
+
+impl OutputSlot {
+    /// Where it is at the top of what `forward` returns.
+    ///
+    /// # Errors
+    /// One sentence, where it is below the top.
+    pub(crate) fn kept(&self, returns: &Return) -> std::result::Result<Kept, LoadError> {
+        let is_top = |name: &str| match returns {
+            Return::Tuple(fields) => fields.iter().any(|(field, _)| field.as_deref() == Some(name)),
+            Return::Dict(_) | Return::Unknown => true,
+            Return::Tensor | Return::Strings | Return::List(_) | Return::Other(_) => false,
+        };
+        match &self.leaf {
+            Leaf::Top(index) => Ok(Kept::Index(*index)),
+            Leaf::Name(name) if is_top(name) => Ok(Kept::Name(name.as_str().into())),
+            Leaf::Order(_) | Leaf::Name(_) => Err(LoadError::new(format!(
+                "'{}' is kept between runs, so it has to be an element of what forward returns, not of a list, tuple \
+                 or dict in that",
+                self.name
+            ))),
+        }
+    }
 }
 
 impl Leaf {

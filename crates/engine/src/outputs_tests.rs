@@ -289,7 +289,7 @@ fn a_model_that_breaks_its_promise() {
     let dict_of = bound(0, y(&[1]), Return::Dict(vec![]));
     assert_broken(name(&dict_of, dict(vec![("x", one(0.0))]), &[], None), &["'y'", "['x']"]);
     let device = Tensor { value: Value::Joined(Vec::new()), ..floats(&[1], &[0.0]) };
-    expect(y(&[1]), Output::Tensor(device), &["'y' stayed on its device"]);
+    expect(y(&[1]), Output::Tensor(device), &["'y' cannot be fetched", "in parts"]);
     assert_broken(
         name(&open(Return::Unknown), Output::Other("NoneType".to_owned()), &[], None),
         &["NoneType"],
@@ -373,4 +373,15 @@ fn what_the_wire_cannot_carry_is_refused_at_load() {
         assert_not_bound(&[], &returns, &["forward returns int"]);
         assert_not_bound(&["y"], &returns, &["forward returns int"]);
     }
+}
+
+#[test]
+fn what_is_kept_for_a_later_run_is_sent_too() {
+    let kept = crate::batch::tests::there(floats(&[1, 2], &[1.0, 2.0]));
+    let bound = bound(0, vec![named("y", Fp32, &[-1, 2])], Return::Tensor);
+    let named = name(&bound, Output::Tensor(kept), &[], None).unwrap();
+    assert_eq!(
+        (&*named[0].tensor.shape, named[0].tensor.bytes()),
+        (&[1, 2][..], floats(&[2], &[1.0, 2.0]).bytes())
+    );
 }

@@ -277,17 +277,27 @@ impl Registration {
     /// # Errors
     /// When there is no room for it or the version has been let go.
     pub fn submit(&self, job: Job) -> Result<(), Refusal> {
+        self.offer(job, true).map_err(|refused| refused.1)
+    }
+
+    /// The same; the request comes back when it is refused, and runs here only if it may.
+    pub(crate) fn offer(&self, job: Job, here: bool) -> Result<(), Box<(Job, Refusal)>> {
         let shared = &self.pool.shared;
-        let arrive = |scheduler: &mut Scheduler<Job>, now| match scheduler.arrive(self.key, job, now) {
-            Ok(dispatch) => (dispatch, None),
-            Err(refused) => (None, Some(refused)),
-        };
-        let (dispatch, refused) = shared.schedule(arrive);
-        match dispatch {
-            Some(dispatch) if dispatch.here => shared.run_here(dispatch),
+        // Both are given out of the lock: a request may do much when it is dropped.
+        match shared.schedule(|scheduler, now| scheduler.arrive(self.key, job, now).map_err(Box::new))? {
+            Some(dispatch) if dispatch.here && here => shared.run_here(dispatch),
             dispatch => shared.hand_out(dispatch),
         }
-        refused.map_or(Ok(()), |(_job, refusal)| Err(refusal))
+        Ok(())
+    }
+
+    /// Gives requests to idle workers, or queues them, all at once; back come those for which there is no room.
+    pub(crate) fn offer_together(&self, jobs: Vec<Job>) -> Vec<(Job, Refusal)> {
+        let shared = &self.pool.shared;
+        let (dispatches, refused) =
+            shared.schedule(|scheduler, now| scheduler.arrive_together(self.key, jobs, now));
+        shared.hand_out(dispatches);
+        refused
     }
 
     /// Changes on the spot how it is scheduled; what may run now does.

@@ -11,7 +11,7 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -23,8 +23,7 @@ use tracing::error;
 
 use crate::{
     backend::{Backend, Device},
-    model::LiveVersion,
-    pool::Registration,
+    model::{Leaving, LiveVersion},
 };
 
 /// A handle on the thread. Cloning gives another; with the last one the thread ends.
@@ -50,7 +49,7 @@ enum Message {
 
 struct Retired {
     id: u64,
-    registration: Weak<Registration>,
+    leaving: Leaving,
     /// When what still waits is refused; `None` once it has been.
     until: Option<Instant>,
     freed: Box<dyn FnOnce() + Send>,
@@ -98,9 +97,9 @@ impl Reaper {
     /// shares live on, and so does the queue.
     pub fn retire(&self, live: Arc<LiveVersion>, bound: Duration, freed: Box<dyn FnOnce() + Send>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let registration = live.retire(Farewell { id, reaper: self.clone() });
+        let leaving = live.retire(Farewell { id, reaper: self.clone() });
         let until = Instant::now().checked_add(bound);
-        self.send(Message::Retire(Retired { id, registration, until, freed }));
+        self.send(Message::Retire(Retired { id, leaving, until, freed }));
         drop(live);
     }
 
@@ -168,9 +167,7 @@ impl Work {
         for retired in &mut self.waiting {
             if retired.until.is_some_and(|until| until <= now) {
                 retired.until = None;
-                if let Some(registration) = retired.registration.upgrade() {
-                    registration.close_unless_serving();
-                }
+                retired.leaving.close();
             }
         }
     }

@@ -8,17 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::{
     Error, Result,
     backend::RunError,
     batch,
+    generate::{Generation, Generator, Step},
     job::Job,
     ordering::Ticket,
     pool::Shared,
     scheduler::{InFlight, ModelKey, Work},
+    sequence::{Rows, Turn},
     text::quote,
     value::Output,
 };
@@ -30,10 +32,14 @@ pub enum Reply {
     One(oneshot::Sender<Result<Output>>),
     /// Takes exactly one answer, and how long the run took.
     Measured(oneshot::Sender<(Result<Output>, Duration)>),
-    /// Takes any number, each with whether it is the last; bounded by the channel.
-    Many(mpsc::Sender<(Result<Output>, bool)>),
+    /// Takes any number, and asks for each next one.
+    Generating(Box<Generation>),
     /// Answers when those before it have been answered.
     Ordered(Ticket, Box<Reply>),
+    /// Answers when the sequence has what the answer leaves for its next request.
+    Sequenced(Turn, Box<Reply>),
+    /// Answers the requests whose sequences have the rows of a batch.
+    Rows(Rows),
 }
 
 impl Reply {
@@ -42,8 +48,9 @@ impl Reply {
         match self {
             Self::One(sender) => sender.is_closed(),
             Self::Measured(sender) => sender.is_closed(),
-            Self::Many(sender) => sender.is_closed(),
-            Self::Ordered(_, reply) => reply.is_closed(),
+            Self::Generating(generation) => generation.is_closed(),
+            Self::Rows(rows) => rows.is_closed(),
+            Self::Ordered(_, reply) | Self::Sequenced(_, reply) => reply.is_closed(),
         }
     }
 
@@ -51,18 +58,31 @@ impl Reply {
     pub(crate) fn leave_order(self) -> Self {
         match self {
             Self::Ordered(_, reply) => *reply,
+            Self::Sequenced(turn, reply) => Self::Sequenced(turn, Box::new(reply.leave_order())),
+            Self::Rows(rows) => Self::Rows(rows.leave_order()),
             other => other,
         }
     }
 
     /// Sends the only or last answer, of a run that took so long. One that nobody waits for is dropped.
     pub fn finish(self, answer: Result<Output>, took: Duration) {
+        if let Some(step) = self.answer(answer, took) {
+            let (generator, job) = step.into_parts();
+            generator.submit(vec![job]);
+        }
+    }
+
+    /// The same, but for what follows from it: that is given back, to run together with others.
+    fn answer(self, answer: Result<Output>, took: Duration) -> Option<Step> {
         match self {
+            Self::Generating(generation) => return generation.answer(answer),
             Self::One(sender) => drop(sender.send(answer)),
             Self::Measured(sender) => drop(sender.send((answer, took))),
-            Self::Many(sender) => drop(sender.try_send((answer, true))),
             Self::Ordered(ticket, reply) => ticket.answer(*reply, answer, took),
+            Self::Sequenced(turn, reply) => turn.answer(*reply, answer, took),
+            Self::Rows(rows) => rows.answer(answer, took),
         }
+        None
     }
 }
 
@@ -141,7 +161,7 @@ impl Done {
         }
     }
 
-    fn answer(&self, mut jobs: Vec<Job>, output: Output, took: Duration) {
+    fn answer(&self, jobs: Vec<Job>, output: Output, took: Duration) {
         if jobs.is_empty() {
             return; // They have been answered without it.
         }
@@ -149,16 +169,12 @@ impl Done {
         if let [rows] = rows[..]
             && (rows == self.total || !jobs[0].joins())
         {
-            if let Some(job) = jobs.pop() {
-                job.reply.finish(Ok(output), took);
-            }
+            answer_all(jobs.into_iter().zip([output]), took);
             return;
         }
         match batch::scatter(&output, &rows, self.total) {
             Ok(parts) => {
-                for (job, part) in jobs.into_iter().zip(parts) {
-                    job.reply.finish(Ok(part), took);
-                }
+                answer_all(jobs.into_iter().zip(parts), took);
             }
             Err(what) => {
                 if let Some(job) = jobs.first() {
@@ -170,6 +186,20 @@ impl Done {
                 self.pool.again(self.model, jobs);
             }
         }
+    }
+}
+
+/// Steps that follow from one batch are the next batch, or a part of it.
+fn answer_all(jobs: impl Iterator<Item = (Job, Output)>, took: Duration) {
+    let mut next: Option<(Arc<Generator>, Vec<Job>)> = None;
+    for (job, output) in jobs {
+        if let Some(step) = job.reply.answer(Ok(output), took) {
+            let (generator, job) = step.into_parts();
+            next.get_or_insert_with(|| (generator, Vec::new())).1.push(job);
+        }
+    }
+    if let Some((generator, jobs)) = next {
+        generator.submit(jobs);
     }
 }
 

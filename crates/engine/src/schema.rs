@@ -1,6 +1,6 @@
-//! What a model's `forward` takes and returns, as its backend tells it.
+//! What a model's `forward`, or another method of it, takes and returns, as its backend tells it.
 
-/// The schema of `forward`, without `self`.
+/// The schema of a method, without `self`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Schema {
     /// Its arguments, in order.

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -13,6 +13,8 @@ use sconce_repository::Version;
 use tokio::sync::watch;
 
 use crate::{Error, Result, model::LiveVersion, text::quote};
+
+mod sequences;
 
 /// Where a version is on its way. `L` is what serves, another in tests of the changes alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +132,8 @@ pub struct Snapshot {
     pub lost: bool,
     /// Connections are being told to go.
     pub leaving: bool,
+    /// Versions that are in no route any more, where sequences still go on, the latest last; and since when.
+    pub retired: Vec<(Arc<LiveVersion>, Instant)>,
 }
 
 impl Snapshot {

@@ -42,6 +42,18 @@ pub trait DeviceTensor: Send + Sync + fmt::Debug {
     /// # Errors
     /// The backend's reason.
     fn rows(&self, from: usize, rows: usize) -> Result<Arc<dyn DeviceTensor>, String>;
+    /// Copies of so many rows each, one behind the other, there.
+    ///
+    /// # Errors
+    /// The backend's reason.
+    fn split(&self, rows: &[usize]) -> Result<Vec<Arc<dyn DeviceTensor>>, String> {
+        let mut next = 0;
+        let part = |&rows: &usize| {
+            next += rows;
+            self.rows(next - rows, rows)
+        };
+        rows.iter().map(part).collect()
+    }
     /// Its elements in host memory, as [`Value::Host`].
     ///
     /// # Errors
@@ -168,7 +180,7 @@ fn check_strings(data: &[u8], expected: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// One call of `forward`: its arguments in the order of its schema.
+/// One call of `forward` or another method: its arguments in the order of its schema.
 #[derive(Clone, Debug, Default)]
 pub struct Call {
     /// One per argument of the schema.
@@ -178,12 +190,41 @@ pub struct Call {
 }
 
 /// A part at the top of what a call returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Kept {
     /// The n-th element of a tuple or list; 0 where it is one tensor.
     Index(usize),
     /// The key of a dict, or the field of a NamedTuple.
     Name(Arc<str>),
+}
+
+impl Kept {
+    /// Whether it is the part with this name and place, as far as it has them: a dict's have no place.
+    pub fn is(&self, name: Option<&str>, place: Option<usize>) -> bool {
+        match self {
+            Self::Index(wanted) => place == Some(*wanted),
+            Self::Name(wanted) => name == Some(&**wanted),
+        }
+    }
+
+    /// Why it cannot stay on the device, where it is no tensor.
+    pub fn no_tensor(&self, kind: &str) -> String {
+        format!("{self} of what it returned is {kind}; a tensor is expected, to be kept for the next run")
+    }
+
+    /// Why it cannot stay on the device, where it is not there.
+    pub fn absent(&self) -> String {
+        format!("{self} is not in what it returned; a tensor is expected, to be kept for the next run")
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "element {index}"),
+            Self::Name(name) => write!(f, "`{name}`"),
+        }
+    }
 }
 
 /// One argument of a call.

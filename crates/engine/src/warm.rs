@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::{
     Error, Result,
     backend::{Device, LoadError},
-    check,
+    check::{self, Checked},
     examples::Example,
     model::LiveVersion,
     outputs,
@@ -83,11 +83,17 @@ pub fn warm(
     }
     for index in live.executable().devices() {
         let device = pool.devices()[index];
-        let executable = Arc::new(live.executable().for_warming(index)?);
+        let executable = Arc::new(live.executable().with_own_runner(index, Vec::new())?);
         let registration = pool.register(Policy::background(index));
-        let oven = Oven { live, executable, registration, index, device, stop, hangs: Cell::new(false) };
+        let step = live
+            .generator()
+            .map(|generator| generator.step().with_own_runner(index, Vec::new()))
+            .transpose()?;
+        let step = step.map(Arc::new);
+        let hangs = Cell::new(false);
+        let oven = Oven { live, executable, step, registration, index, device, stop, hangs };
         for trial in &trials {
-            match oven.settle(trial) {
+            match oven.settle(trial).and_then(|done| oven.walk(trial).map(|()| done)) {
                 Ok(Some(done)) => {
                     debug!(model = %quote(&live.model), version = %live.version, "warmed: {done:?}");
                     warmed.push(done);
@@ -100,6 +106,7 @@ pub fn warm(
             oven.measure(&trials[0], pool.cores(index));
         }
     }
+    live.warmed();
     Ok(warmed)
 }
 
@@ -107,6 +114,8 @@ pub fn warm(
 struct Oven<'a> {
     live: &'a LiveVersion,
     executable: Arc<Executable>,
+    /// Of a generating model.
+    step: Option<Arc<Executable>>,
     registration: Registration,
     index: usize,
     device: Device,
@@ -116,6 +125,23 @@ struct Oven<'a> {
 }
 
 impl Oven<'_> {
+    /// Some steps of a generating model, from an input; as many as another method takes to be compiled.
+    fn walk(&self, trial: &Trial) -> Result<()> {
+        let (Some(generator), Some(step)) = (self.live.generator(), &self.step) else { return Ok(()) };
+        let checked = self.checked(trial)?;
+        let rows = checked.batch;
+        let Some((mut output, _)) = self.call(&self.executable, checked.call, rows, 1)? else {
+            return Ok(());
+        };
+        for steps in 0..ALIKE + 1 {
+            let failed = |message| Error::Output { model: self.live.model.to_string(), message };
+            let call = generator.plan().next_call(&output, steps == 0).map_err(failed)?;
+            let Some((next, _)) = self.call(step, call, rows, 1)? else { return Ok(()) };
+            output = next;
+        }
+        Ok(())
+    }
+
     /// Runs one input until its runs are alike; `None` when told to stop.
     fn settle(&self, trial: &Trial) -> Result<Option<Warmed>> {
         let begun = Instant::now();
@@ -137,18 +163,38 @@ impl Oven<'_> {
         Ok(None)
     }
 
+    /// As a request is; for a sequence as its first.
+    fn checked(&self, trial: &Trial) -> Result<Checked> {
+        let mut checked = check::call(&self.live.binding, trial.inputs.clone())?;
+        if let Some(sequence) = &self.live.binding.sequence {
+            sequence.fill_first(&mut checked.call, checked.batch);
+        }
+        if let Some(generator) = self.live.generator() {
+            generator.plan().keep(&mut checked.call);
+        }
+        Ok(checked)
+    }
+
     /// One run, checked as a request is; how long it took on its worker.
     fn run(&self, trial: &Trial) -> Result<Option<Duration>> {
-        let checked = check::call(&self.live.binding, trial.inputs.clone())?;
-        let Some((output, took)) = self.call(checked.call, checked.batch, 1)? else { return Ok(None) };
+        let checked = self.checked(trial)?;
+        let Some((output, took)) = self.call(&self.executable, checked.call, checked.batch, 1)? else {
+            return Ok(None);
+        };
         outputs::name(&self.live.binding, output, &[], checked.batch, &checked.lengths)?;
         Ok(Some(took))
     }
 
     /// One run on so many threads, if they are free; `None` when told to stop.
-    fn call(&self, call: Call, rows: Option<i64>, threads: usize) -> Result<Option<(Output, Duration)>> {
+    fn call(
+        &self,
+        executable: &Arc<Executable>,
+        call: Call,
+        rows: Option<i64>,
+        threads: usize,
+    ) -> Result<Option<(Output, Duration)>> {
         let (sender, answer) = oneshot::channel();
-        let mut job = Job::new(Arc::clone(&self.executable), call, rows, Reply::Measured(sender));
+        let mut job = Job::new(Arc::clone(executable), call, rows, Reply::Measured(sender));
         job.threads = Some(threads);
         let lost = || Error::WorkerLost { model: self.live.model.to_string() };
         self.registration.submit(job).map_err(|_| lost())?;
@@ -167,7 +213,7 @@ impl Oven<'_> {
     /// Measures what runs cost. What fails here says nothing: a model need not be able to take several of
     /// the same.
     fn measure(&self, trial: &Trial, cores: usize) {
-        let Ok(checked) = check::call(&self.live.binding, trial.inputs.clone()) else { return };
+        let Ok(checked) = self.checked(trial) else { return };
         let costing = Costing::new(&self.live.config, &checked, cores);
         costing.measure(
             |call, rows, threads| {
@@ -178,7 +224,7 @@ impl Oven<'_> {
                 {
                     return None;
                 }
-                self.call(call, rows, threads).ok().flatten().map(|(_, took)| took)
+                self.call(&self.executable, call, rows, threads).ok().flatten().map(|(_, took)| took)
             },
             |size, rows, threads, took| {
                 debug!(model = %quote(&self.live.model), size, rows, threads, "costs {took:?}");

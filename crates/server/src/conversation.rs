@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{FuturesOrdered, SelectAll};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -24,6 +24,16 @@ const IN_FLIGHT: usize = 64;
 /// Answers that are ready together go out together, up to so many bytes.
 const TOGETHER: usize = 16 * 1024;
 
+/// What a message is answered with.
+pub(crate) enum Said {
+    /// One answer, in the order of the messages.
+    One(Bytes),
+    /// Any number, each when it is there.
+    Many(Many),
+}
+
+type Many = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
 type Result<T> = std::result::Result<T, Box<Status>>;
 
 /// Requests and their answers, as bytes of messages.
@@ -32,6 +42,8 @@ pub(crate) struct Conversation<M, A, F: Future> {
     /// Begins to answer a message. An error ends the conversation.
     answer: A,
     answers: FuturesOrdered<F>,
+    /// Of messages that have many answers.
+    many: SelectAll<Many>,
     /// When it is over, whatever is in flight.
     deadline: Option<Pin<Box<Sleep>>>,
     /// When nothing more is taken in, and why; what is in flight is answered.
@@ -46,7 +58,7 @@ impl<M, A, F> Conversation<M, A, F>
 where
     M: Stream<Item = Result<Bytes>>,
     A: FnMut(Bytes) -> F,
-    F: Future<Output = Result<Bytes>>,
+    F: Future<Output = Result<Said>>,
 {
     /// Over these messages, until `deadline`, or until all is answered that came before `closing`.
     pub(crate) fn new(
@@ -59,6 +71,7 @@ where
             messages: Box::pin(messages),
             answer,
             answers: FuturesOrdered::new(),
+            many: SelectAll::new(),
             deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into()))),
             closing: Box::pin(closing),
             listens: true,
@@ -73,7 +86,7 @@ where
         {
             self.hang_up(Some(Box::new(why)));
         }
-        while self.listens && self.answers.len() < IN_FLIGHT {
+        while self.listens && self.has_room() {
             match self.messages.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(message))) => self.answers.push_back((self.answer)(message)),
                 Poll::Ready(Some(Err(fault))) => self.hang_up(Some(fault)),
@@ -83,9 +96,28 @@ where
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.answers.len() + self.many.len() < IN_FLIGHT
+    }
+
     fn hang_up(&mut self, end: Option<Box<Status>>) {
         self.listens = false;
         self.end = end;
+    }
+
+    /// An answer that is ready.
+    fn next(&mut self, context: &mut Context<'_>) -> Option<Result<Bytes>> {
+        while let Poll::Ready(Some(said)) = Pin::new(&mut self.answers).poll_next(context) {
+            match said {
+                Ok(Said::One(answer)) => return Some(Ok(answer)),
+                Ok(Said::Many(many)) => self.many.push(many),
+                Err(fault) => return Some(Err(fault)),
+            }
+        }
+        match Pin::new(&mut self.many).poll_next(context) {
+            Poll::Ready(Some(answer)) => Some(answer),
+            Poll::Ready(None) | Poll::Pending => None,
+        }
     }
 
     /// The answers that are ready, and no more than are worth sending together; `None` at the end.
@@ -93,15 +125,16 @@ where
         let mut first: Option<Bytes> = None;
         let mut together = BytesMut::new();
         loop {
-            let answer = match Pin::new(&mut self.answers).poll_next(context) {
-                Poll::Ready(Some(Ok(answer))) => answer,
-                Poll::Ready(Some(Err(fault))) => {
+            let answer = match self.next(context) {
+                Some(Ok(answer)) => answer,
+                Some(Err(fault)) => {
                     // What else is in flight is for nobody any more.
                     self.answers = FuturesOrdered::new();
+                    self.many = SelectAll::new();
                     self.hang_up(Some(fault));
                     break;
                 }
-                Poll::Ready(None) | Poll::Pending => break,
+                None => break,
             };
             match &first {
                 None if answer.len() >= TOGETHER => return Poll::Ready(Some(Ok(answer))),
@@ -121,7 +154,9 @@ where
         match first {
             Some(_) if !together.is_empty() => Poll::Ready(Some(Ok(together.freeze()))),
             Some(answer) => Poll::Ready(Some(Ok(answer))),
-            None if !self.listens && self.answers.is_empty() => Poll::Ready(self.end.take().map(Err)),
+            None if !self.listens && self.answers.is_empty() && self.many.is_empty() => {
+                Poll::Ready(self.end.take().map(Err))
+            }
             None => Poll::Pending,
         }
     }
@@ -131,7 +166,7 @@ impl<M, A, F> Stream for Conversation<M, A, F>
 where
     M: Stream<Item = Result<Bytes>>,
     A: FnMut(Bytes) -> F + Unpin,
-    F: Future<Output = Result<Bytes>>,
+    F: Future<Output = Result<Said>>,
 {
     type Item = Result<Bytes>;
 
@@ -141,7 +176,14 @@ where
             this.deadline = None;
             return Poll::Ready(Some(Err(wire::late("while the stream was open"))));
         }
-        this.listen(context);
-        this.speak(context)
+        loop {
+            this.listen(context);
+            let was_full = !this.has_room();
+            let said = this.speak(context);
+            // What has ended without a word has made room, of which nobody else would tell.
+            if said.is_ready() || !was_full || !this.has_room() {
+                return said;
+            }
+        }
     }
 }

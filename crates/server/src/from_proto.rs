@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sconce_engine::{
     DataType, Version,
     model::{Input, Request, Wanted},
+    sequence::{InSequence, SequenceId},
     text::quote,
     value::{Tensor, push_string},
 };
@@ -65,7 +66,7 @@ pub(crate) fn infer_request(request: ModelInferRequest, deadline: Option<Instant
             Ok(Wanted { name: output.name, classes })
         })
         .collect::<Result<_>>()?;
-    Ok(Request { inputs, outputs, deadline, priority, timeout })
+    Ok(Request { inputs, outputs, deadline, priority, timeout, sequence: None, max_steps: None })
 }
 
 /// The parameters of a request that mean something to the scheduler.
@@ -115,6 +116,55 @@ fn natural(name: &str, unit: &str, choice: &Option<ParameterChoice>) -> Result<u
             "parameter '{name}' must be a non-negative integer (int64_param or uint64_param; {unit}), got {sent}"
         ))
     })
+}
+
+/// As in Triton, in bytes.
+const LONGEST_ID: usize = 128;
+
+/// Where in a sequence the request says that it is. As in Triton, an id of 0 or no text is none.
+pub(crate) fn sequence(request: &ModelInferRequest) -> Result<Option<InSequence>> {
+    let parameter = |name: &str| request.parameters.get(name).map(|value| value.parameter_choice.as_ref());
+    let flag = |name: &str| match parameter(name) {
+        None => Ok(false),
+        Some(Some(ParameterChoice::BoolParam(set))) => Ok(*set),
+        Some(_) => Err(invalid(format!("parameter '{name}' must be a boolean (bool_param)"))),
+    };
+    let (start, end) = (flag("sequence_start")?, flag("sequence_end")?);
+    let id = match parameter("sequence_id") {
+        None => None,
+        Some(Some(ParameterChoice::Int64Param(id))) => Some(SequenceId::Number(id.cast_unsigned())),
+        Some(Some(ParameterChoice::Uint64Param(id))) => Some(SequenceId::Number(*id)),
+        Some(Some(ParameterChoice::StringParam(id))) if id.len() <= LONGEST_ID => {
+            Some(SequenceId::Text(id.as_str().into()))
+        }
+        Some(Some(ParameterChoice::StringParam(id))) => {
+            return Err(invalid(format!(
+                "parameter 'sequence_id' has {} bytes; a number or a text of up to {LONGEST_ID} bytes is expected",
+                id.len()
+            )));
+        }
+        Some(_) => {
+            return Err(invalid(
+                "parameter 'sequence_id' must be a number (int64_param or uint64_param) or a text (string_param)"
+                    .to_owned(),
+            ));
+        }
+    };
+    let id = id.filter(|id| match id {
+        SequenceId::Number(number) => *number != 0,
+        SequenceId::Text(text) => !text.is_empty(),
+    });
+    Ok(id.map(|id| InSequence { id, start, end }))
+}
+
+/// How many answers the request wants at most, of a model that makes many.
+pub(crate) fn max_steps(request: &ModelInferRequest) -> Result<Option<u32>> {
+    let Some(value) = request.parameters.get("max_steps") else { return Ok(None) };
+    let steps = natural("max_steps", "how many answers are wanted at most", &value.parameter_choice)?;
+    if steps == 0 {
+        return Err(invalid("parameter 'max_steps' must be at least 1, got 0".to_owned()));
+    }
+    Ok(Some(u32::try_from(steps).unwrap_or(u32::MAX)))
 }
 
 fn refuse_shared_memory(name: &str, asked: bool) -> Result<()> {

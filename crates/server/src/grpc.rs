@@ -2,15 +2,19 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::{Stream, StreamExt};
+use http::Response;
 use hyper::body::Incoming;
 use prost::Message;
 use sconce_engine::{
+    generate::{self, Answers},
+    model::{LiveVersion, Request},
     pool::Pool,
     table::{State, Table},
 };
@@ -26,7 +30,7 @@ use tonic::Status;
 
 use crate::{
     control::Control,
-    conversation::Conversation,
+    conversation::{Conversation, Said},
     from_proto,
     status::Codes,
     to_proto,
@@ -37,12 +41,14 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 5] = [
+const EXTENSIONS: [&str; 7] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",
     "binary_tensor_data",
+    "schedule_policy",
+    "sequence",
 ];
 
 type Answer<T> = Result<T, Box<Status>>;
@@ -74,7 +80,7 @@ pub(crate) struct Service {
 
 impl Service {
     /// Answers one call by its path.
-    pub(crate) async fn call(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn call(self: &Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
@@ -111,7 +117,7 @@ impl Service {
     /// as long as it keeps them.
     async fn unary<Q: Message + Default, A: Message, F: Future<Output = Answer<A>>>(
         &self,
-        request: Request<Incoming>,
+        request: http::Request<Incoming>,
         check: impl FnOnce(&[u8]) -> Answer<()>,
         handler: impl FnOnce(Q, Option<Instant>, Bytes) -> F,
     ) -> Response<Body> {
@@ -142,7 +148,7 @@ impl Service {
     }
 
     /// Answers requests as they come, each like one of ModelInfer, in their order.
-    fn stream(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    fn stream(self: &Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let begin = || Answer::Ok((Encoding::of_request(&head.headers)?, wire::deadline(&head.headers)?));
         let (packed, deadline) = match begin() {
@@ -168,20 +174,78 @@ impl Service {
         deadline: Option<Instant>,
         encoding: Option<Encoding>,
         real_errors: bool,
-    ) -> Answer<Bytes> {
+    ) -> Answer<Said> {
         wire::check_infer_request(&data)?;
         let request: ModelInferRequest = decode(data)?;
         let id = request.id.clone();
         let answer = async {
-            let response = self.model_infer(request, deadline).await?;
-            wire::encode(&to_proto::stream_response(response), encoding, &self.limits.answers)
+            let (live, request) = self.find(request, deadline)?;
+            if live.generates() {
+                let answers = live.generate(request).map_err(|error| self.codes.of_error(&error))?;
+                return Ok(Said::Many(self.generated(live, id.clone(), answers, encoding, real_errors)));
+            }
+            let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
+            let response = to_proto::infer_response(&live, id.clone(), outputs);
+            let response = to_proto::stream_response(response, true);
+            Answer::Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
         };
         match answer.await {
             Err(status) if !real_errors => {
-                wire::encode(&to_proto::stream_error(id, &status), encoding, &self.limits.answers)
+                let response = to_proto::stream_error(id, &status);
+                Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
             }
             answer => answer,
         }
+    }
+
+    /// The answers to one message, as they are made.
+    fn generated(
+        self: &Arc<Self>,
+        live: Arc<LiveVersion>,
+        id: String,
+        answers: Answers,
+        encoding: Option<Encoding>,
+        real_errors: bool,
+    ) -> Pin<Box<dyn Stream<Item = Answer<Bytes>> + Send>> {
+        let this = Arc::clone(self);
+        let encode = move |(answer, last): generate::Answer| {
+            let response = match answer {
+                Ok(outputs) => {
+                    let response = to_proto::infer_response(&live, id.clone(), outputs);
+                    to_proto::stream_response(response, last)
+                }
+                Err(error) => {
+                    let status = this.codes.of_error(&error);
+                    if real_errors {
+                        return Err(status);
+                    }
+                    to_proto::stream_error(id.clone(), &status)
+                }
+            };
+            wire::encode(&response, encoding, &this.limits.answers)
+        };
+        let answers = futures_util::stream::unfold(answers, |mut answers| async move {
+            answers.next().await.map(|answer| (answer, answers))
+        });
+        Box::pin(answers.map(encode))
+    }
+
+    /// The version that a request is for, and the request in the engine's words.
+    fn find(
+        &self,
+        request: ModelInferRequest,
+        deadline: Option<Instant>,
+    ) -> Answer<(Arc<LiveVersion>, Request)> {
+        let version = from_proto::version(&request.model_version)?;
+        let sequence = from_proto::sequence(&request)?;
+        let live = match &sequence {
+            None => self.table.get(&request.model_name, version),
+            Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
+        };
+        let live = live.map_err(|error| self.codes.of_error(&error))?;
+        let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
+        let request = from_proto::infer_request(request, deadline)?;
+        Ok((live, Request { sequence, max_steps, ..request }))
     }
 
     /// When a stream that begins now is to end, and why.
@@ -206,7 +270,7 @@ impl Service {
     /// An RPC that is answered at once.
     async fn ready_unary<Q: Message + Default, A: Message>(
         &self,
-        request: Request<Incoming>,
+        request: http::Request<Incoming>,
         handler: impl FnOnce(Q) -> Answer<A>,
     ) -> Response<Body> {
         self.unary(request, |_| Ok(()), |message, _, _| std::future::ready(handler(message))).await
@@ -217,11 +281,13 @@ impl Service {
         mut request: ModelInferRequest,
         deadline: Option<Instant>,
     ) -> Answer<ModelInferResponse> {
-        let version = from_proto::version(&request.model_version)?;
-        let live =
-            self.table.get(&request.model_name, version).map_err(|error| self.codes.of_error(&error))?;
         let id = std::mem::take(&mut request.id);
-        let request = from_proto::infer_request(request, deadline)?;
+        let (live, request) = self.find(request, deadline)?;
+        if live.generates() && !live.config.generate.as_ref().is_some_and(|generate| generate.collect) {
+            return Err(Box::new(Status::unimplemented(
+                "ModelInfer RPC doesn't support models with decoupled transaction policy; use ModelStreamInfer",
+            )));
+        }
         let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
         Ok(to_proto::infer_response(&live, id, outputs))
     }

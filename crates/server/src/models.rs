@@ -82,6 +82,10 @@ struct VersionStatus {
     instances: usize,
     /// Requests that wait.
     queued: usize,
+    /// Sequences that go on, where it has them.
+    sequences: Option<usize>,
+    /// Requests that are being answered step by step, where it generates.
+    generations: Option<usize>,
     /// Runs that are on workers.
     running: usize,
     /// How many of those are not expected to end.
@@ -172,6 +176,8 @@ pub(crate) fn status(name: &str, route: &Route, pool: &Pool) -> ModelStatus {
                 .collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
             queued: load.queued,
+            sequences: live.and_then(|live| live.sequences()),
+            generations: live.and_then(|live| live.generations()),
             running: load.running,
             hung: load.hung,
         }

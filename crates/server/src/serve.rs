@@ -249,6 +249,7 @@ async fn sweep(pool: Pool, table: Arc<Table>) {
         interval.tick().await;
         pool.sweep();
         // A model that hangs is not ready, nor is a server without devices: those who watch are told.
+        table.sweep_sequences();
         let now = (pool.stuck(), !pool.is_alive());
         if now != known {
             table.change(|table| table.lost = now.1);

@@ -25,6 +25,8 @@ impl Codes {
             }
             Error::InvalidInput(_) => Code::InvalidArgument,
             Error::NotReady { .. } | Error::DeviceLost { .. } => Code::Unavailable,
+            Error::SequencesFull { .. } => Code::ResourceExhausted,
+            Error::SequenceBroken { .. } => Code::Aborted,
             Error::QueueFull { .. } | Error::QueuesFull { .. } => {
                 self.choose(Code::ResourceExhausted, Code::Unavailable)
             }

@@ -1,6 +1,7 @@
 //! The engine's words to protobuf.
 
 mod scheduling;
+mod sequence;
 
 use sconce_engine::{
     DataType, ModelConfig, Version,
@@ -52,15 +53,15 @@ pub(crate) fn infer_response(
 }
 
 /// An answer of ModelStreamInfer: the only one to its request.
-pub(crate) fn stream_response(mut response: ModelInferResponse) -> ModelStreamInferResponse {
-    let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+pub(crate) fn stream_response(mut response: ModelInferResponse, last: bool) -> ModelStreamInferResponse {
+    let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(last)) };
     response.parameters.insert("triton_final_response".to_owned(), last);
     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }
 
 /// The same for a request that failed. As in Triton it has no code, but the request's id.
 pub(crate) fn stream_error(id: String, status: &Status) -> ModelStreamInferResponse {
-    let response = stream_response(ModelInferResponse { id, ..ModelInferResponse::default() });
+    let response = stream_response(ModelInferResponse { id, ..ModelInferResponse::default() }, true);
     ModelStreamInferResponse { error_message: status.message().to_owned(), ..response }
 }
 

@@ -1,4 +1,4 @@
-// What `forward` takes and returns, and what it changes, read off its schema and its graph.
+// What a module's method takes and returns, and what it changes, read off its schema and its graph.
 
 #include <torch/csrc/jit/frontend/resolver.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
@@ -148,7 +148,7 @@ std::string return_kind(jit::Graph& graph, const c10::TypePtr& type, const jit::
 }
 
 std::shared_ptr<jit::Graph> inlined(const sc_module* module) {
-  auto graph = module->forward.graph()->copy();
+  auto graph = module->entry.graph()->copy();
   jit::Inline(*graph);
   return graph;
 }
@@ -192,7 +192,7 @@ std::vector<jit::Value*> written(jit::Node* node) {
   return values;
 }
 
-// An object made in forward may be changed there; what else is changed was there before.
+// An object made in a run may be changed there; what else is changed was there before.
 bool is_made_here(const jit::Value* object) { return object->node()->kind() == c10::prim::CreateObject; }
 
 // A class of C++ behind an attribute: its methods may do anything.
@@ -238,7 +238,7 @@ void find_writes(const std::shared_ptr<jit::Graph>& graph, bool forked, Writes& 
 int sc_schema(const sc_module* module, char** schema, char** error) {
   return sc_try(error, [&] {
     const auto graph = inlined(module);
-    const auto& arguments = module->forward.function().getSchema().arguments();
+    const auto& arguments = module->entry.function().getSchema().arguments();
     std::string out = R"({"arguments":[)";
     for (size_t i = 1; i < arguments.size(); i++) {
       auto type = arguments[i].type();
@@ -256,7 +256,7 @@ int sc_schema(const sc_module* module, char** schema, char** error) {
           R"(,"type":)" + json(type->repr_str()) + R"(,"optional":)" + (optional ? "true" : "false") + R"(,"keys":)" +
           json(keys) + "}";
     }
-    const auto& returns = module->forward.function().getSchema().returns();
+    const auto& returns = module->entry.function().getSchema().returns();
     const auto* result = graph->outputs().empty() ? nullptr : graph->outputs()[0];
     out += R"(],"returns":)" + return_kind(*graph, returns.at(0).type(), result) + "}";
     *schema = sc_text(out);
@@ -294,10 +294,41 @@ struct Operators : jit::SugaredValue {
   }
 };
 
+// `named.y.state(a, b)`: a NamedTuple with these fields.
+struct Named : jit::SugaredValue {
+  explicit Named(std::vector<std::string> fields) : fields_(std::move(fields)) {}
+  std::string kind() const override { return "a NamedTuple"; }
+  std::shared_ptr<SugaredValue> attr(const jit::SourceRange&, jit::GraphFunction&, const std::string& field) override {
+    auto fields = fields_;
+    fields.push_back(field);
+    return std::make_shared<Named>(std::move(fields));
+  }
+  std::shared_ptr<SugaredValue> call(const jit::SourceRange& place, jit::GraphFunction& function,
+                                     at::ArrayRef<jit::NamedValue> values, at::ArrayRef<jit::NamedValue>,
+                                     size_t) override {
+    auto& graph = *function.graph();
+    std::vector<jit::Value*> elements;
+    std::vector<c10::TypePtr> types;
+    for (const auto& value : values) {
+      elements.push_back(value.value(graph));
+      types.push_back(elements.back()->type());
+    }
+    const auto type = c10::TupleType::createNamed(c10::QualifiedName("__torch__.Named"), fields_, types);
+    auto* tuple = graph.insertNode(graph.createTuple(elements, type));
+    tuple->setSourceRange(place);
+    return std::make_shared<jit::SimpleValue>(tuple->output());
+  }
+
+ private:
+  std::vector<std::string> fields_;
+};
+
 struct Names : jit::NativeResolver {
   std::shared_ptr<jit::SugaredValue> resolveValue(const std::string& name, jit::GraphFunction& function,
                                                   const jit::SourceRange& place) override {
     if (name == "ops") return std::make_shared<Operators>();
+    if (name == "fork") return jit::SpecialFormValue::create(c10::prim::fork);
+    if (name == "named") return std::make_shared<Named>(std::vector<std::string>{});
     return jit::NativeResolver::resolveValue(name, function, place);
   }
 };
@@ -330,7 +361,11 @@ int sc_define(const char* source, const char* const* parameters, size_t count, b
     module.define(source, std::make_shared<Names>());
     if (frozen) {
       torch::NoGradGuard guard;
-      module = jit::freeze(module);
+      std::vector<std::string> methods;
+      for (const auto* method : {"forward", "start", "step"}) {
+        if (module.find_method(method)) methods.push_back(method);
+      }
+      module = sc_frozen(module, methods, false);
     }
     module.save(path);
   });

@@ -8,6 +8,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 #include <malloc.h>
+#include <torch/csrc/jit/passes/freeze_module.h>
+#include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
 #include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -44,6 +46,13 @@ struct NoGrad {
 // What a loading thread has begun on its stream is done before a worker uses it on another.
 void finish(const at::Device& device) {
   if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
+// What this thread has begun on its stream is done before another stream uses it, or its memory.
+void finish_stream(const at::Device& device) {
+  if (device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  guard.synchronizeStream(guard.getStream(device));
 }
 
 // libtorch reads a tensor with one call, and a kernel that is not preempted inside calls lets nobody else have
@@ -139,34 +148,57 @@ void sc_set_threads(int32_t threads) {
   at::set_num_threads(threads);
 }
 
-int sc_load(const char* path, int32_t cuda_index, bool inference_mode, sc_module** module, char** error) {
+int sc_load(const char* path, int32_t cuda_index, bool inference_mode, bool generates, sc_module** module,
+            char** error) {
   return sc_try(error, [&] {
     NoGrad guard(inference_mode);
     auto loaded = torch::jit::load(std::make_shared<Pieces>(path), device_of(cuda_index));
     loaded.eval();
     finish(device_of(cuda_index));
-    *module = new sc_module(std::move(loaded), device_of(cuda_index));
+    if (generates) sc_module::find(loaded, "step");
+    *module = new sc_module(std::move(loaded), generates ? "start" : "forward", device_of(cuda_index));
   });
+}
+
+int sc_step(const sc_module* module, sc_module** step, char** error) {
+  return sc_try(error, [&] { *step = new sc_module(module->module, "step", module->device); });
+}
+
+torch::jit::Module sc_frozen(const torch::jit::Module& module, const std::vector<std::string>& methods, bool optimize) {
+  // As torch::jit::freeze does it, which insists on a method `forward`.
+  auto result = torch::jit::freeze_module(module, methods);
+  for (const auto& method : methods) {
+    auto graph = result.get_method(method).graph();
+    torch::jit::OptimizeFrozenGraph(graph);
+  }
+  if (!optimize) return result;
+  // It looks after `forward` by itself.
+  auto others = methods;
+  others.erase(std::remove(others.begin(), others.end(), "forward"), others.end());
+  return torch::jit::optimize_for_inference(result, others);
 }
 
 int sc_freeze(const sc_module* module, bool optimize, sc_module** frozen, char** error) {
   return sc_try(error, [&] {
     torch::NoGradGuard guard;
-    auto result = torch::jit::freeze(module->module);
-    if (optimize) result = torch::jit::optimize_for_inference(result);
+    auto result = sc_frozen(module->module, module->methods(), optimize);
     finish(module->device);
-    *frozen = new sc_module(std::move(result), module->device);
+    *frozen = new sc_module(std::move(result), module->entry.name(), module->device);
   });
 }
 
 int sc_copy(const sc_module* module, sc_module** copy, char** error) {
   return sc_try(error, [&] {
-    *copy = new sc_module(module->module.deepcopy(), module->device);
+    *copy = new sc_module(module->module.deepcopy(), module->entry.name(), module->device);
     finish(module->device);
   });
 }
 
 void sc_module_free(sc_module* module) { delete module; }
+
+int sc_wait(const sc_module* module, char** error) {
+  return sc_try(error, [&] { finish_stream(module->device); });
+}
 
 int sc_host_buffer(size_t bytes, void** handle, void** data, char** error) {
   return sc_try(error, [&] {
@@ -184,7 +216,15 @@ sc_call* sc_call_new(const sc_module* module) {
   return call;
 }
 
-void sc_call_free(sc_call* call) { delete call; }
+void sc_call_free(sc_call* call) {
+  if (!call->sent.empty()) {
+    // What has been begun may be reading still.
+    char* error = nullptr;
+    sc_try(&error, [&] { finish_stream(call->module->device); });
+    sc_free(error);
+  }
+  delete call;
+}
 
 int sc_push_default(sc_call* call, char** error) {
   // By position: the stack has exactly one value for each argument before this one.
@@ -233,6 +273,27 @@ int sc_push_tensor(sc_call* call, const void* data, int8_t dtype, const int64_t*
   });
 }
 
+int sc_push_kept(sc_call* call, const void* handle, bool copy, char** error) {
+  return sc_try(error, [&] {
+    const auto& tensor = *static_cast<const at::Tensor*>(handle);
+    const auto& device = call->module->device;
+    TORCH_CHECK(tensor.device() == device, "a tensor that is on ", tensor.device(), " for a model on ", device);
+    // Its memory may be given to another stream as soon as nobody has it.
+    if (!device.is_cpu()) call->sent.push_back(tensor);
+    call->stack.emplace_back(copy ? tensor.clone() : tensor);
+  });
+}
+
+int sc_fold_rows(sc_call* call, size_t count, char** error) {
+  return sc_try(error, [&] {
+    const size_t first = call->stack.size() - count;
+    std::vector<at::Tensor> parts;
+    for (size_t i = 0; i < count; i++) parts.push_back(std::move(call->stack[first + i]).toTensor());
+    call->stack.resize(first);
+    call->stack.emplace_back(at::cat(parts, 0));
+  });
+}
+
 int sc_fold_list(sc_call* call, size_t count, char** error) {
   return sc_try(error, [&] {
     c10::List<at::Tensor> list;
@@ -262,9 +323,9 @@ int sc_run(const sc_module* module, sc_call* call, bool inference_mode, bool opt
     NoGrad guard(inference_mode);
     std::optional<torch::jit::GraphOptimizerEnabledGuard> plain;
     if (!optimized) plain.emplace(false);
-    *value = new sc_value{module->forward(std::move(call->stack)), std::move(call->sent)};
+    *value = new sc_value{module->entry(std::move(call->stack)), std::move(call->sent)};
   });
-  delete call;
+  sc_call_free(call);
   return outcome;
 }
 
@@ -341,23 +402,73 @@ int sc_value_string(const sc_value* value, size_t index, const char** data, size
   });
 }
 
+namespace {
+// Row-major, without gaps and as the wire knows it. What was made in inference mode may be converted only in it.
+at::Tensor dense(at::Tensor result, const at::Device& device) {
+  TORCH_CHECK(result.defined(), "an undefined tensor");
+  TORCH_CHECK(!result.is_quantized(), "a quantized tensor; dequantize it in the model");
+  if (result.layout() != at::kStrided) result = result.to_dense();
+  return result.to(device).contiguous().resolve_conj().resolve_neg();
+}
+
+sc_tensor described(at::Tensor&& tensor) {
+  auto* handle = new at::Tensor(std::move(tensor));
+  return {handle,
+          handle->const_data_ptr(),
+          handle->nbytes(),
+          static_cast<int8_t>(handle->scalar_type()),
+          static_cast<size_t>(handle->dim()),
+          handle->sizes().data()};
+}
+
+// Whether it is no part of something larger, and no received bytes that were borrowed.
+bool has_own_memory(const at::Tensor& tensor) {
+  const auto& storage = tensor.storage();
+  if (storage.nbytes() != tensor.nbytes()) return false;
+  return !tensor.is_cpu() || storage.data_ptr().get_deleter() == c10::GetAllocator(at::kCPU)->raw_deleter();
+}
+} // namespace
+
 int sc_value_tensor(const sc_value* value, sc_tensor* tensor, char** error) {
   return sc_try(error, [&] {
-    // What was made in inference mode may be converted only in it.
     c10::InferenceMode guard;
-    auto result = value->value.toTensor();
-    TORCH_CHECK(result.defined(), "an undefined tensor");
-    TORCH_CHECK(!result.is_quantized(), "a quantized tensor; dequantize it in the model");
-    if (result.layout() != at::kStrided) result = result.to_dense();
     // Waits for the worker's stream when it comes from a GPU.
-    result = result.to(at::kCPU).contiguous().resolve_conj().resolve_neg();
-    auto* handle = new at::Tensor(std::move(result));
-    *tensor = {handle,
-               handle->const_data_ptr(),
-               handle->nbytes(),
-               static_cast<int8_t>(handle->scalar_type()),
-               static_cast<size_t>(handle->dim()),
-               handle->sizes().data()};
+    *tensor = described(dense(value->value.toTensor(), at::kCPU));
+  });
+}
+
+int sc_value_keep(const sc_value* value, const sc_module* module, bool copy, sc_tensor* tensor, char** error) {
+  return sc_try(error, [&] {
+    at::Tensor made;
+    {
+      c10::InferenceMode guard;
+      made = dense(value->value.toTensor(), module->device);
+      if (copy || !has_own_memory(made)) made = made.clone();
+    }
+    // Outside of inference mode it becomes a tensor as any other, of the same memory.
+    torch::NoGradGuard guard;
+    auto kept = at::empty({0}, made.options());
+    kept.set_(made.storage(), made.storage_offset(), made.sizes(), made.strides());
+    *tensor = described(std::move(kept));
+  });
+}
+
+int sc_kept_fetch(const void* handle, sc_tensor* tensor, char** error) {
+  return sc_try(error, [&] { *tensor = described(static_cast<const at::Tensor*>(handle)->to(at::kCPU)); });
+}
+
+int sc_kept_split(const void* handle, size_t from, const size_t* rows, size_t count, void** parts, char** error) {
+  return sc_try(error, [&] {
+    const auto& tensor = *static_cast<const at::Tensor*>(handle);
+    std::vector<std::unique_ptr<at::Tensor>> made;
+    auto next = static_cast<int64_t>(from);
+    for (size_t i = 0; i < count; i++) {
+      const auto wanted = static_cast<int64_t>(rows[i]);
+      made.push_back(std::make_unique<at::Tensor>(tensor.narrow(0, next, wanted).clone()));
+      next += wanted;
+    }
+    finish_stream(tensor.device());
+    for (size_t i = 0; i < count; i++) parts[i] = made[i].release();
   });
 }
 

@@ -10,7 +10,9 @@ use std::{
 use bytes::Bytes;
 
 use self::raw::*;
+pub(crate) use memory::{HostBuffer, HostTensor, KeptTensor};
 
+mod memory;
 mod raw;
 
 /// Takes a text over from the shim.
@@ -112,7 +114,7 @@ impl Drop for Module {
     }
 }
 
-/// What `forward` changes besides making its outputs.
+/// What a run changes besides making its outputs.
 #[derive(Debug, Default)]
 pub(crate) struct Mutates {
     pub(crate) attributes: bool,
@@ -122,12 +124,28 @@ pub(crate) struct Mutates {
 }
 
 impl Module {
-    pub(crate) fn load(path: &Path, cuda_index: i32, inference: bool) -> Result<Self, String> {
+    /// To be run by its `start` where it generates, else by its `forward`.
+    pub(crate) fn load(
+        path: &Path,
+        cuda_index: i32,
+        inference: bool,
+        generates: bool,
+    ) -> Result<Self, String> {
         let path = c_path(path)?;
         let mut module = ptr::null_mut();
         // SAFETY: valid pointers; on success `module` is set.
-        check(|error| unsafe { sc_load(path.as_ptr(), cuda_index, inference, &raw mut module, error) })?;
+        check(|error| unsafe {
+            sc_load(path.as_ptr(), cuda_index, inference, generates, &raw mut module, error)
+        })?;
         Ok(Self(module))
+    }
+
+    /// The same, to be run by its `step`.
+    pub(crate) fn step(&self) -> Result<Self, String> {
+        let mut step = ptr::null_mut();
+        // SAFETY: as in `load`.
+        check(|error| unsafe { sc_step(self.0, &raw mut step, error) })?;
+        Ok(Self(step))
     }
 
     pub(crate) fn freeze(&self, optimize: bool) -> Result<Self, String> {
@@ -151,7 +169,7 @@ impl Module {
         Ok(take_text(schema))
     }
 
-    /// The attribute or operation by which a `torch.jit.fork` in `forward` changes the module.
+    /// The attribute or operation by which a `torch.jit.fork` in a run changes the module.
     pub(crate) fn fork_writes(&self) -> Result<Option<String>, String> {
         let (mut write, mut what) = (false, ptr::null_mut());
         let out = (&raw mut write, &raw mut what);
@@ -176,6 +194,12 @@ impl Module {
         // SAFETY: the call was made for this module and is not used after this.
         check(|error| unsafe { sc_run(self.0, raw, inference, optimized, &raw mut value, error) })?;
         Ok(Value(value))
+    }
+
+    /// Waits until its device has done what this thread has begun there.
+    pub(crate) fn wait(&self) -> Result<(), String> {
+        // SAFETY: a valid module.
+        check(|error| unsafe { sc_wait(self.0, error) })
     }
 }
 
@@ -250,6 +274,18 @@ impl<'m> Call<'m> {
         })
     }
 
+    /// A tensor that stayed on the module's device.
+    pub(crate) fn kept(&mut self, tensor: &KeptTensor, copy: bool) -> Result<(), String> {
+        // SAFETY: a valid handle, of which the shim makes its own.
+        check(|error| unsafe { sc_push_kept(self.raw, tensor.handle(), copy, error) })
+    }
+
+    /// The tensors that were pushed last, as one of all their rows.
+    pub(crate) fn fold_rows(&mut self, count: usize) -> Result<(), String> {
+        // SAFETY: `count` tensors have just been pushed.
+        check(|error| unsafe { sc_fold_rows(self.raw, count, error) })
+    }
+
     pub(crate) fn fold_list(&mut self, count: usize) -> Result<(), String> {
         // SAFETY: `count` tensors have just been pushed.
         check(|error| unsafe { sc_fold_list(self.raw, count, error) })
@@ -266,7 +302,7 @@ fn slices(values: &[&[u8]]) -> (Vec<*const u8>, Vec<usize>) {
     values.iter().map(|value| (value.as_ptr(), value.len())).unzip()
 }
 
-/// What `forward` returned, or a part of it.
+/// What a run returned, or a part of it.
 pub(crate) struct Value(*mut RawValue);
 
 impl Drop for Value {
@@ -285,84 +321,6 @@ pub(crate) enum Kind {
     Dict,
     Other,
 }
-
-/// A tensor in host memory, contiguous.
-pub(crate) struct HostTensor {
-    pub(crate) dtype: i8,
-    pub(crate) shape: Vec<i64>,
-    pub(crate) data: Bytes,
-}
-
-/// Keeps a tensor alive while its bytes are on their way to the wire.
-struct Owner {
-    handle: *mut c_void,
-    data: *const u8,
-    bytes: usize,
-}
-
-// SAFETY: a tensor handle may move between threads; the data is only read, and nobody writes to it: a
-// module that keeps state of its own has its outputs copied.
-unsafe impl Send for Owner {}
-
-impl AsRef<[u8]> for Owner {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: the handle keeps `bytes` bytes at `data` alive; there is at least one.
-        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        // SAFETY: the handle is ours, freed once.
-        unsafe { sc_tensor_free(self.handle) }
-    }
-}
-
-/// Page-locked host memory.
-pub(crate) struct HostBuffer {
-    handle: *mut c_void,
-    data: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: a tensor handle may move between threads, and nobody else knows this memory.
-unsafe impl Send for HostBuffer {}
-
-impl HostBuffer {
-    /// Of so many bytes, at least one.
-    pub(crate) fn new(bytes: usize) -> Result<Self, String> {
-        let (mut handle, mut data) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: valid pointers; on success both are set.
-        check(|error| unsafe { sc_host_buffer(bytes, &raw mut handle, &raw mut data, error) })?;
-        Ok(Self { handle, data: data.cast(), bytes })
-    }
-}
-
-impl sconce_engine::backend::HostBuffer for HostBuffer {}
-
-impl AsRef<[u8]> for HostBuffer {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: the handle keeps `bytes` bytes at `data` alive; the system gave them out as zeros.
-        unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
-    }
-}
-
-impl AsMut<[u8]> for HostBuffer {
-    fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and they are ours alone.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
-    }
-}
-
-impl Drop for HostBuffer {
-    fn drop(&mut self) {
-        // SAFETY: the handle is ours, freed once.
-        unsafe { sc_tensor_free(self.handle) }
-    }
-}
-
-/// Below this many bytes a copy is cheaper than keeping the tensor until the answer is written.
-const COPY_BELOW: usize = 4096;
 
 impl Value {
     /// What it is, and how many elements it has.
@@ -406,31 +364,15 @@ impl Value {
 
     /// The tensor. `copy` where its memory may be written to while the answer is on its way.
     pub(crate) fn tensor(&self, copy: bool) -> Result<HostTensor, String> {
-        let mut raw = RawTensor {
-            handle: ptr::null_mut(),
-            data: ptr::null(),
-            bytes: 0,
-            dtype: 0,
-            dims: 0,
-            sizes: ptr::null(),
-        };
+        // SAFETY: valid pointers; on success `raw` is filled, and its data is in host memory.
+        memory::host(copy, |raw, error| unsafe { sc_value_tensor(self.0, raw, error) })
+    }
+
+    /// The tensor, to stay on the device of the module that made it, and a part of nothing else. It is there
+    /// when the module's `wait` has returned.
+    pub(crate) fn keep(&self, module: &Module, copy: bool) -> Result<KeptTensor, String> {
         // SAFETY: valid pointers; on success `raw` is filled.
-        check(|error| unsafe { sc_value_tensor(self.0, &raw mut raw, error) })?;
-        let owner = Owner { handle: raw.handle, data: raw.data.cast(), bytes: raw.bytes };
-        let shape = if raw.dims == 0 {
-            Vec::new()
-        } else {
-            // SAFETY: `dims` sizes, alive as long as the handle.
-            unsafe { std::slice::from_raw_parts(raw.sizes, raw.dims) }.to_vec()
-        };
-        let data = if raw.bytes == 0 {
-            Bytes::new()
-        } else if copy || raw.bytes < COPY_BELOW {
-            Bytes::copy_from_slice(owner.as_ref())
-        } else {
-            Bytes::from_owner(owner)
-        };
-        Ok(HostTensor { dtype: raw.dtype, shape, data })
+        memory::kept(|raw, error| unsafe { sc_value_keep(self.0, module.0, copy, raw, error) })
     }
 }
 

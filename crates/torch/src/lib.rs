@@ -1,6 +1,7 @@
 //! libtorch behind the engine's backend traits.
 //!
-//! - [`backend`](mod@crate): [`Torch`], its modules and runners
+//! - [`backend`](mod@crate): [`Torch`], and its modules
+//! - `run`: one run of a module, and what stays on its device
 //! - `ffi`: the C++ shim around libtorch; the only `unsafe` of the project
 //! - `schema`: the schema of `forward` as the shim tells it
 //! - `message`: one line out of what libtorch says when it throws
@@ -13,9 +14,14 @@ mod backend;
 mod define;
 mod ffi;
 mod message;
+mod run;
 mod schema;
 
 pub use backend::{Info, Torch};
 #[cfg(feature = "define")]
 pub use define::{define, define_frozen};
 pub use ffi::{exit_now, open_library};
+
+#[cfg(test)]
+#[cfg(feature = "define")]
+mod kept_tests;

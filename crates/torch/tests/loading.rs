@@ -19,7 +19,7 @@ use sconce_engine::{
     binding::Binding,
     check::Input,
     model::{LiveVersion, Request},
-    pool::{Executable, Pool, PoolSettings},
+    pool::{Pool, PoolSettings},
     reaper::Reaper,
     scheduler::Placement,
     value::Tensor,
@@ -61,12 +61,9 @@ impl House {
         let config = Arc::new(self.config());
         self.backend.precheck(&self.file())?;
         let opened = self.backend.open(self.file(), &config)?;
-        let binding = Binding::new(&config, opened.schema())?;
-        let modules = vec![(Placement { device: 0, limit: 1 }, opened.load(Device::Cpu)?)];
-        let (name, version) = (Arc::clone(&binding.model), Version::new(1).unwrap());
-        let executable = Executable::new(name, version, Vec::new(), modules, &self.reaper)?;
-        let schema = Arc::new(opened.schema().clone());
-        Ok(Arc::new(LiveVersion::new(config, schema, binding, executable, &self.pool)))
+        let (places, version) = (vec![Placement { device: 0, limit: 1 }], Version::new(1).unwrap());
+        let live = LiveVersion::open(&*opened, &config, version, places, &self.pool, &self.reaper)?;
+        Ok(Arc::new(live))
     }
 
     fn warm(&self, live: &LiveVersion) -> Result<Vec<Warmed>, LoadError> {

@@ -33,9 +33,7 @@ pub(super) fn finish(
             return Err(broken(binding, format!("output '{name}' is a collection")));
         }
     };
-    if let Value::Device(_) | Value::Joined(_) = tensor.value {
-        return Err(broken(binding, format!("output '{name}' stayed on its device; this is a bug")));
-    }
+    fetch(binding, name, &mut tensor)?;
     let Some(spec) = spec else { return Ok(tensor) };
     if tensor.data_type != spec.data_type {
         return Err(broken(
@@ -71,6 +69,18 @@ pub(super) fn finish(
         tensor.shape = reshaped(&tensor.shape[..batched], &spec.dims, &free);
     }
     Ok(tensor)
+}
+
+/// One that is kept on its device for a later run, its caller has too.
+fn fetch(binding: &Binding, name: &str, tensor: &mut Tensor) -> Result<()> {
+    let data = match &tensor.value {
+        Value::Host(_) => return Ok(()),
+        Value::Device(kept) => kept.fetch(),
+        Value::Joined(_) => Err("it is in parts".to_owned()),
+    };
+    let failed = |why| broken(binding, format!("output '{name}' cannot be fetched from its device: {why}"));
+    tensor.value = Value::Host(data.map_err(failed)?);
+    Ok(())
 }
 
 /// What stands beyond the lengths of the request was made of what it was filled up with.

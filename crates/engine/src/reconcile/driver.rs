@@ -331,10 +331,7 @@ impl Driver {
                 Action::Load(task) => self.load(task),
                 Action::Publish(routes) => self.parts.table.change(|table| {
                     for (name, route) in routes {
-                        match route {
-                            Some(route) => drop(table.routes.insert(name, Arc::new(route))),
-                            None => drop(table.routes.remove(&name)),
-                        }
+                        table.set_route(&name, route);
                     }
                 }),
                 Action::Retire { model, version, live } => {

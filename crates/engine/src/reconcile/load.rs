@@ -17,13 +17,7 @@ use super::{
     plan::{NotPassed, Outcome, Task, TaskStep, What},
 };
 use crate::{
-    backend::LoadError,
-    binding::Binding,
-    examples::Example,
-    model::{LiveVersion, allowed_sizes},
-    pool::Executable,
-    table::Step,
-    text::quote,
+    backend::LoadError, binding::Binding, examples::Example, model::LiveVersion, table::Step, text::quote,
     warm::warm,
 };
 
@@ -197,23 +191,12 @@ impl Loader {
     fn open(&self, step: &TaskStep<Live>, config: &Arc<ModelConfig>) -> Result<LiveVersion, LoadError> {
         let Parts { backend, pool, reaper, .. } = &self.parts;
         let opened = backend.open(step.files.model_file(), config)?;
-        let binding = Binding::new(config, opened.schema())?;
-        let modules = place(config, pool)?
-            .into_iter()
-            .map(|placement| {
-                let module = opened.load(pool.devices()[placement.device])?;
-                Ok((placement, module))
-            })
-            .collect::<Result<Vec<_>, LoadError>>()?;
-        let name = Arc::clone(&binding.model);
-        let executable = Executable::new(name, step.version, allowed_sizes(config), modules, reaper)?;
-        let schema = Arc::new(opened.schema().clone());
-        Ok(LiveVersion::new(Arc::clone(config), schema, binding, executable, pool))
+        LiveVersion::open(&*opened, config, step.version, place(config, pool)?, pool, reaper)
     }
 
     /// The same weights by another configuration; `None` when it names devices on which they are not.
     fn rebind(&self, live: &Live, config: &Arc<ModelConfig>) -> Result<Option<Live>, LoadError> {
-        let binding = Binding::new(config, &live.schema)?;
+        let binding = Binding::with_step(config, &live.schema, live.step_schema.as_deref())?;
         let placements = place(config, &self.parts.pool)?;
         Ok(live.reconfigured(Arc::clone(config), binding, &placements).map(Arc::new))
     }

@@ -98,6 +98,27 @@ impl<W: Work> Scheduler<W> {
         Ok(dispatch)
     }
 
+    /// Requests arrive together: all are there before the first batch of them is chosen. With those for which
+    /// there is no room.
+    pub fn arrive_together(
+        &mut self,
+        model: ModelKey,
+        works: Vec<W>,
+        now: Instant,
+    ) -> (Vec<Dispatch<W>>, Vec<(W, Refusal)>) {
+        if let Some(refusal) = self.refuses(model) {
+            return (Vec::new(), works.into_iter().map(|work| (work, refusal)).collect());
+        }
+        let mut refused = Vec::new();
+        for work in works {
+            if let Err(work) = self.push(model, work, now) {
+                let refusal = self.full(model, &work);
+                refused.push((work, refusal));
+            }
+        }
+        (std::iter::from_fn(|| self.give_to_idle(model, now)).collect(), refused)
+    }
+
     /// Takes out of all queues what has expired or lost its caller.
     pub fn sweep(&mut self, now: Instant) {
         for model in self.waiting.iter().copied().collect::<Vec<_>>() {

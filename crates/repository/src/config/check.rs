@@ -3,11 +3,14 @@
 use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
-    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_padding, check_scheduling,
-    check_warmup,
+    ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_generate, check_padding,
+    check_scheduling, check_sequence, check_warmup,
     error::Fault,
     files,
-    raw::{RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawVersions},
+    raw::{
+        RawConfig, RawDevice, RawInput, RawInstanceGroup, RawInstances, RawOutput, RawSequence, RawStrategy,
+        RawVersions,
+    },
     shape,
 };
 use crate::{Version, VersionPolicy, escape::one_line};
@@ -39,6 +42,8 @@ pub(super) struct Words {
     pub(super) warmup: &'static str,
     pub(super) warmup_file: &'static str,
     pub(super) scheduling: check_scheduling::Words,
+    pub(super) sequence: check_sequence::Words,
+    pub(super) generate: check_generate::Words,
 }
 
 /// The words of `config.yaml`.
@@ -60,6 +65,8 @@ pub(super) const YAML: Words = Words {
     warmup: "warmup",
     warmup_file: "data.file",
     scheduling: check_scheduling::YAML,
+    sequence: check_sequence::YAML,
+    generate: check_generate::YAML,
 };
 
 /// The words of `config.pbtxt`.
@@ -81,7 +88,12 @@ pub(super) const TRITON: Words = Words {
     warmup: "model_warmup",
     warmup_file: "input_data_file",
     scheduling: check_scheduling::TRITON,
+    sequence: check_sequence::TRITON,
+    generate: check_generate::TRITON,
 };
+
+/// The words of `config.pbtxt` where batches are made of sequences.
+pub(super) const TRITON_OLDEST: Words = Words { scheduling: check_scheduling::TRITON_OLDEST, ..TRITON };
 
 /// Checks everything that a configuration says about the model called `name` in `dir`, and reads the
 /// files that it names. Its source is for the caller to fill in.
@@ -98,9 +110,27 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     let model = check_warmup::Model { dir, max_batch_size: raw.max_batch_size, inputs: &inputs };
     let warmup = check_warmup::check(raw.warmup, &model, words)?;
     let scheduling = &words.scheduling;
-    let batching = check_scheduling::batching(raw.batching, raw.max_batch_size, raw.stateful, scheduling)?;
+    let is_direct = |sequence: &&RawSequence| sequence.strategy == RawStrategy::Direct;
+    let batching = if let Some(sequence) = raw.sequence.as_ref().filter(|sequence| is_direct(sequence)) {
+        let max_delay = sequence.max_delay.unwrap_or_default().0;
+        check_sequence::direct_batching(&raw.batching, raw.max_batch_size, max_delay, words)?
+    } else {
+        // What a module keeps of a sequence is no concern of the others in its batch.
+        let stateful = raw.stateful && raw.sequence.is_none();
+        check_scheduling::batching(raw.batching, raw.max_batch_size, stateful, scheduling)?
+    };
     let queue = check_scheduling::queue(raw.queue, scheduling)?;
     check_scheduling::check_order(batching.as_ref(), &queue, scheduling)?;
+    let model = check_sequence::Model { dir, inputs: &inputs, outputs: &outputs };
+    let sequences = raw.sequence.map(|raw| check_sequence::check(raw, &model, words)).transpose()?;
+    let model = check_generate::Model {
+        max_batch_size: raw.max_batch_size,
+        stateful: raw.stateful,
+        has_sequences: sequences.is_some(),
+        inputs: &inputs,
+        outputs: &outputs,
+    };
+    let generate = raw.generate.map(|raw| check_generate::check(raw, &model, words)).transpose()?;
 
     Ok(ModelConfig {
         name: name.to_owned(),
@@ -119,9 +149,10 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         optimize: raw.optimize,
         inference_mode: raw.inference_mode,
         optimized_execution: raw.optimized_execution,
-        stateful: raw.stateful,
-        sequences: None,
-        generate: None,
+        // Where nothing of a sequence is kept outside, it is kept inside.
+        stateful: raw.stateful || sequences.as_ref().is_some_and(|sequences| sequences.states.is_empty()),
+        sequences,
+        generate,
         op_libraries,
         source: ConfigSource::Default,
         notes: Vec::new(),

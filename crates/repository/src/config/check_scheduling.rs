@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Whoever waits longer than this for company has no use for a server; a larger number is a slip.
-const MAX_DELAY: Duration = Duration::from_secs(60);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// No caller waits longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -86,6 +86,15 @@ pub(super) const TRITON: Words = Words {
     weight: "parameters[WEIGHT]",
     strict: false,
     time: |time| time.as_micros().to_string(),
+};
+
+/// The words of `config.pbtxt` where batches are made of sequences.
+pub(super) const TRITON_OLDEST: Words = Words {
+    batching: "sequence_batching.oldest",
+    max_delay: "sequence_batching.oldest.max_queue_delay_microseconds",
+    preferred_sizes: "sequence_batching.oldest.preferred_batch_size",
+    preserve_ordering: "sequence_batching.oldest.preserve_ordering",
+    ..TRITON
 };
 
 fn spelled(time: Duration) -> String {
@@ -182,7 +191,7 @@ fn sizes(sizes: &[u32], max_batch_size: u32, key: &str) -> Result<Vec<u32>, Faul
     Ok(seen.into_iter().collect())
 }
 
-fn at_most(
+pub(super) fn at_most(
     time: Duration,
     limit: Duration,
     key: &str,

@@ -56,6 +56,7 @@ fn what_decides_how_weights_are_loaded_and_checked_asks_for_a_reload() {
         "inference_mode: false",
         "optimized_execution: false",
         "stateful: true",
+        "sequence: {}",
         "op_libraries: [libops.so]",
         INPUTS,
         "outputs: [{name: y, dtype: FP32, shape: [4]}]",

@@ -15,6 +15,9 @@ use crate::{
 /// A configuration is written by hand; what is larger than this is some other file.
 pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// What every sequence begins with is held in memory.
+pub(super) const MAX_INITIAL_BYTES: u64 = 64 << 20;
+
 /// Room for a million classes with long names.
 const MAX_LABELS_BYTES: u64 = 64 << 20;
 
@@ -45,6 +48,21 @@ pub(super) fn warmup_data(dir: &Path, file: &str, key: &str) -> Result<(PathBuf,
         ))
     })?;
     Ok((path, size))
+}
+
+/// Reads what a sequence begins with; the file lies in the model's directory `initial_state`.
+pub(super) fn read_initial_state(dir: &Path, file: &str, key: &str) -> Result<Vec<u8>, Fault> {
+    let fault = |message: String| Fault::at(key, message);
+    let path =
+        inside(&dir.join("initial_state"), file, "the model's directory `initial_state`").map_err(fault)?;
+    let bytes = read_bytes(&path, MAX_INITIAL_BYTES);
+    record(&path, bytes.is_err());
+    bytes.map_err(|reason| {
+        fault(format!(
+            "cannot read the state in {}: {reason}; put the bytes of one row of the tensor there",
+            shown(&path)
+        ))
+    })
 }
 
 /// The path of a file that must not lead out of a directory.
@@ -130,6 +148,13 @@ fn record(path: &Path, failed: bool) {
 }
 
 fn read_now(path: &Path, limit: u64) -> Result<String, String> {
+    String::from_utf8(read_bytes(path, limit)?).map_err(|err| {
+        let line = err.as_bytes()[..err.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
+        format!("it is not UTF-8 text (line {line})")
+    })
+}
+
+fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     file_size(path)?;
     let mut bytes = Vec::new();
     let file = regular::open(path).map_err(|err| reason(&err))?;
@@ -137,10 +162,7 @@ fn read_now(path: &Path, limit: u64) -> Result<String, String> {
     if bytes.len() as u64 > limit {
         return Err(format!("it is larger than {limit} bytes"));
     }
-    String::from_utf8(bytes).map_err(|err| {
-        let line = err.as_bytes()[..err.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
-        format!("it is not UTF-8 text (line {line})")
-    })
+    Ok(bytes)
 }
 
 /// The size of what is a file, on which a configuration depends as on what it reads.

@@ -2,8 +2,8 @@
 //!
 //! - `raw`: what a file says, as it was written; this is the format of `config.yaml`.
 //! - `yaml` and `pbtxt`: read a file of either format into `raw`.
-//! - `check`: the one way from `raw` to [`ModelConfig`], with `check_warmup`, `check_scheduling`, `shape` and
-//!   `files` for its details.
+//! - `check`: the one way from `raw` to [`ModelConfig`], with `check_warmup`, `check_scheduling`,
+//!   `check_sequence`, `check_generate`, `shape` and `files` for its details.
 //! - `warmup`: what a version is run with before it serves.
 //! - `scheduling`: how requests wait, and how they are joined into batches.
 //! - `stateful`: how requests hang together, and answers that are made step by step.
@@ -12,8 +12,10 @@
 //! - `error` and `hint`: what was wrong, and what was meant.
 
 mod check;
+mod check_generate;
 mod check_padding;
 mod check_scheduling;
+mod check_sequence;
 mod check_warmup;
 mod difference;
 mod error;

@@ -116,6 +116,11 @@ impl Filler {
         Ok(Self { data_type, element })
     }
 
+    /// The element that the protocol carries so; `None` where these are not the bytes of one.
+    pub fn from_bytes(data_type: DataType, bytes: &[u8]) -> Option<Self> {
+        (data_type.size() == Some(bytes.len())).then(|| Self { data_type, element: bytes.to_vec() })
+    }
+
     /// The type of the element.
     pub fn data_type(&self) -> DataType {
         self.data_type

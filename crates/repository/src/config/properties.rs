@@ -10,6 +10,7 @@ use crate::Version;
 
 mod padding;
 mod scheduling;
+mod stateful;
 
 const LABELS: &str = "zero\none\n";
 
@@ -102,6 +103,7 @@ fn sample((name, batch_size, count, seeds): Seed, config: &ModelConfig) -> Warmu
 
 /// The configuration with its files for warming up in this directory, each with one row.
 fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
+    stateful::place(&config, dir);
     let Warmup::Samples(samples) = &mut config.warmup else { return config };
     let place = dir.path().join("warmup");
     fs::create_dir_all(&place).unwrap();
@@ -119,10 +121,11 @@ fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
 /// Any configuration that both formats can express.
 fn any_config() -> impl Strategy<Value = ModelConfig> {
     let words = sample::select(vec![Availability::Keep, Availability::Replace]);
-    let model = (any_model(), scheduling::any_seed(), padding::any_seed());
+    let model = (any_model(), scheduling::any_seed(), padding::any_seed(), stateful::any_seed());
     (model, words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
-        |((config, scheduling, padding), availability, seeds, off)| {
+        |((config, scheduling, padding, stateful), availability, seeds, off)| {
             let config = scheduling::scheduled(scheduling, padding::padded(&padding, config));
+            let config = stateful::with_state(stateful, config);
             let samples: Vec<_> = seeds.into_iter().map(|seed| sample(seed, &config)).collect();
             let warmup = match (samples.is_empty(), off) {
                 (false, _) => Warmup::Samples(samples),
@@ -238,7 +241,7 @@ fn to_yaml(config: &ModelConfig) -> String {
         "op_libraries": config.op_libraries,
     });
     scheduling::to_yaml(config, &mut fields);
-    serde_yaml::to_string(&fields).unwrap()
+    serde_yaml::to_string(&fields).unwrap() + &stateful::to_yaml(config)
 }
 
 fn quoted(text: &str) -> String {
@@ -300,6 +303,7 @@ fn to_pbtxt(config: &ModelConfig) -> String {
     }
     padding::to_pbtxt(config, &mut text);
     scheduling::to_pbtxt(config, &mut text);
+    stateful::to_pbtxt(config, &mut text);
     text.push_str("model_operations { op_library_filename: \"/opt/ops.so\" }\n");
     text
 }
@@ -333,7 +337,7 @@ fn model_dir() -> TempDir {
 fn any_pieces() -> impl Strategy<Value = String> {
     let words = "inputs input outputs name dtype shape versions instances dims reshape latest parameters \
         key value string_value warmup data model_warmup availability batching dynamic_batching \
-        queue levels max_delay 18446744073709551615s999ms1ms optimization cuda graph_spec 0x \
+        queue levels sequence states controls sequence_batching control_input initial_state generate max_delay 18446744073709551615s999ms1ms optimization cuda graph_spec 0x \
         1e999 99999999999999999999 FP32 TYPE_FP32 true e";
     let signs = [
         "{\"input\":",

@@ -3,8 +3,10 @@
 //! The structs are the format of `config.yaml`: their doc comments are the descriptions in its JSON
 //! Schema. `config.pbtxt` is translated into them, so that there is one place that checks.
 
+mod generate;
 mod padding;
 mod scheduling;
+mod sequence;
 mod warmup;
 
 use std::fmt;
@@ -18,8 +20,13 @@ use serde::{
 use super::{Availability, hint};
 use crate::DataType;
 
+pub(super) use generate::{RawGenerate, RawStop, max_steps};
 pub(super) use padding::RawNumber;
 pub(super) use scheduling::{RawBatching, RawBatchingFields, RawDuration, RawQueue, RawQueueLevel};
+pub(super) use sequence::{
+    RawControl, RawControlFields, RawControlKind, RawControls, RawInitial, RawInitialFile, RawSequence,
+    RawState, RawStrategy,
+};
 pub(super) use warmup::{RawSample, RawSampleData, RawSampleInput, RawWarmup};
 
 /// How Sconce serves a model: the file `config.yaml` in the model's directory. Every field is optional.
@@ -76,6 +83,11 @@ pub(super) struct RawConfig {
     pub(super) optimized_execution: bool,
     /// Whether `forward` may change the module's own attributes; each runner then has its own copy.
     pub(super) stateful: bool,
+    /// How requests form sequences, each of which depends on what the ones before it left; without it, each
+    /// request is for itself.
+    pub(super) sequence: Option<RawSequence>,
+    /// How a model answers one request with many answers, step by step; without it, each request has one.
+    pub(super) generate: Option<RawGenerate>,
     /// Shared libraries with custom operators, relative to the model's directory.
     pub(super) op_libraries: Vec<String>,
 }
@@ -101,6 +113,8 @@ impl Default for RawConfig {
             inference_mode: true,
             optimized_execution: true,
             stateful: false,
+            sequence: None,
+            generate: None,
             op_libraries: Vec::new(),
         }
     }

@@ -87,6 +87,8 @@ pub struct SequenceState {
     pub initial_dims: Vec<i64>,
     /// The elements with which it begins, as the wire carries them; `None` for zeros.
     pub initial: Option<Arc<[u8]>>,
+    /// The file that they were read from, relative to the model's directory `initial_state`, if any was.
+    pub initial_file: Option<String>,
 }
 
 /// A model that answers one request with many answers: `start` makes the first from the request, `step` each

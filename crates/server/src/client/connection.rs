@@ -5,10 +5,10 @@ use std::{error::Error, io, time::Duration};
 use anyhow::{anyhow, bail};
 use sconce_proto::inference::{
     ModelConfigRequest, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-    grpc_inference_service_client::GrpcInferenceServiceClient,
+    ModelStreamInferResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -77,13 +77,28 @@ impl Connection {
         }
     }
 
+    /// One request on a stream, and its answers as they come.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub(super) async fn stream(
+        &mut self,
+        request: ModelInferRequest,
+    ) -> anyhow::Result<Streaming<ModelStreamInferResponse>> {
+        let request = self.request(tokio_stream::once(request));
+        match self.client.model_stream_infer(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(self.refusal(&status)),
+        }
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         request
     }
 
-    fn refusal(&self, status: &Status) -> anyhow::Error {
+    pub(super) fn refusal(&self, status: &Status) -> anyhow::Error {
         // tonic's own timer, which mostly beats the server's answer, calls it CANCELLED.
         if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
             return anyhow!("DEADLINE_EXCEEDED: no answer within {:?}", self.timeout);

@@ -5,8 +5,10 @@
 //! - `model`: what the server says about the model
 //! - `input`: `NAME=VALUE` to a tensor, with `json`, `npy` and `picture` for the forms of values
 //! - `array`: tensors in the protocol's form, and their elements
+//! - `parameter`: `NAME=VALUE` to a parameter of the request
 //! - `answer`: the response, checked
 //! - `report`: the answer for people, with `print` and `classes`, or for machines
+//! - `stream`: answers as they come
 //! - `text`: what others wrote, made harmless
 //!
 //! It knows the protocol only, nothing of this server's inside, so it works with every server that
@@ -20,9 +22,11 @@ mod input;
 mod json;
 mod model;
 mod npy;
+mod parameter;
 mod picture;
 mod print;
 mod report;
+mod stream;
 mod text;
 
 use std::{
@@ -32,7 +36,7 @@ use std::{
 };
 
 use sconce_proto::inference::{
-    InferParameter, ModelInferRequest,
+    InferParameter, ModelInferRequest, ModelInferResponse,
     infer_parameter::ParameterChoice,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
 };
@@ -70,9 +74,16 @@ pub(crate) struct InferArgs {
     /// How many classes to show of outputs that have labels; 0 shows the values.
     #[arg(long, value_name = "K", default_value_t = 3)]
     pub(crate) top: u32,
-    /// Print the answer as one line of JSON.
+    /// Print the answer as one line of JSON; with --stream each answer.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Send it on a stream and print answers as they come, of a model that makes many of them. Text is printed as it
+    /// is.
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// A parameter of the request, such as priority=1, max_steps=20 or sequence_id=7; may be repeated.
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter::parse)]
+    pub(crate) parameters: Vec<(String, InferParameter)>,
     /// The deadline of each call, such as 500ms or 10s.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -85,7 +96,9 @@ const EXAMPLES: &str = "Examples:
   sconce infer digits -i image=@seven.png
   sconce infer add_sub -i INPUT0=@a.npy -i INPUT1=@b.npy --output OUTPUT__0
   sconce infer text_stats -i 'text=[\"Hello, world!\", \"again\"]' --json
-  sconce infer dict_stats -i 'values=[1, 2, 3]' -i 'weights=[1, 1, 2]'";
+  sconce infer dict_stats -i 'values=[1, 2, 3]' -i 'weights=[1, 1, 2]'
+  sconce infer char_lm --stream -i prompt='The '
+  sconce infer running_sum -i value=1 -p sequence_id=7 -p sequence_start=true";
 
 /// Asks the server and prints what it answers.
 ///
@@ -98,21 +111,33 @@ pub(crate) async fn infer(args: InferArgs, out: &mut dyn Write) -> anyhow::Resul
     let model = connection.describe(&args.model, &version).await?;
     let (request, classified) = request(&args, version, &model)?;
     let started = Instant::now();
+    if args.stream {
+        let answers = connection.stream(request).await?;
+        return stream::print(answers, &connection, &classified, args.json, out).await;
+    }
     let response = connection.infer(request).await?;
-    let took = started.elapsed();
-    let report = Report {
+    let report = report(response, started.elapsed(), classified)?;
+    print(&if args.json { report.json() } else { report.text() }, out)?;
+    Ok(())
+}
+
+fn report(response: ModelInferResponse, took: Duration, classified: Vec<String>) -> anyhow::Result<Report> {
+    Ok(Report {
         model: response.model_name.clone(),
         version: response.model_version.clone(),
         id: response.id.clone(),
         took,
         outputs: answer::outputs(response)?,
         classified,
-    };
-    let text = if args.json { report.json() } else { report.text() };
+    })
+}
+
+/// Prints at once; whether anybody reads.
+fn print(text: &str, out: &mut dyn Write) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Who reads through `head` has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
     }
 }
 
@@ -126,6 +151,7 @@ fn request(
         model_name: args.model.clone(),
         model_version: version,
         id: args.id.clone().unwrap_or_default(),
+        parameters: args.parameters.iter().cloned().collect(),
         ..Default::default()
     };
     for argument in &args.inputs {

@@ -3,13 +3,26 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use sconce_proto::inference::{self as pb, model_config::SchedulingChoice};
-use sconce_repository::{Batching, ModelConfig, OnTimeout, Padding, QueuePolicy, Queueing};
+use sconce_repository::{Batching, Filler, Generate, ModelConfig, OnTimeout, Padding, QueuePolicy, Queueing};
+
+use super::sequence;
 
 /// Shows what is in force; what a file in Triton's format says stands there already.
 pub(super) fn show(config: &ModelConfig, shown: &mut pb::ModelConfig) {
     if shown.scheduling_choice.is_none() {
-        let dynamic = dynamic_batching(config.batching.as_ref(), &config.queue);
-        shown.scheduling_choice = dynamic.map(SchedulingChoice::DynamicBatching);
+        let batching = config.batching.as_ref();
+        shown.scheduling_choice = match &config.sequences {
+            // Triton's message has one of the two, so what is said of queues is not shown beside sequences.
+            Some(sequences) => {
+                let shown = sequence::sequence_batching(sequences, batching);
+                Some(SchedulingChoice::SequenceBatching(shown))
+            }
+            None => dynamic_batching(batching, &config.queue).map(SchedulingChoice::DynamicBatching),
+        };
+    }
+    // Clients decide by it how they call.
+    if config.generate.is_some() {
+        shown.model_transaction_policy = Some(pb::ModelTransactionPolicy { decoupled: true });
     }
     for (key, value) in parameters(config) {
         let value = pb::ModelParameter { string_value: value };
@@ -59,7 +72,7 @@ fn policy(policy: &QueuePolicy) -> Option<pb::ModelQueuePolicy> {
 }
 
 /// Rounded up, because 0 means none.
-fn microseconds(time: Duration) -> u64 {
+pub(super) fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
@@ -83,7 +96,26 @@ fn parameters(config: &ModelConfig) -> Vec<(&'static str, String)> {
         parameters.push(("WEIGHT", config.weight.to_string()));
     }
     parameters.extend(padding(config));
+    parameters.extend(config.generate.as_ref().into_iter().flat_map(|generate| generation(generate, config)));
     parameters
+}
+
+/// How a model answers many times.
+fn generation(generate: &Generate, config: &ModelConfig) -> Vec<(&'static str, String)> {
+    let Generate { states, feed, send, stop_flag, stop_value, max_steps, collect } = generate;
+    let fed = config.outputs.iter().find(|output| output.name == *feed);
+    let stop_value = stop_value.as_ref().zip(fed);
+    let stop_value = stop_value.and_then(|(value, fed)| Filler::from_bytes(fed.data_type, value));
+    let all = [
+        ("GENERATE_STATES", Some(states.join(","))),
+        ("GENERATE_FEED", Some(feed.clone())),
+        ("GENERATE_SEND", Some(send.join(","))),
+        ("GENERATE_STOP_FLAG", stop_flag.clone()),
+        ("GENERATE_STOP_VALUE", stop_value.map(|value| value.to_string())),
+        ("GENERATE_MAX_STEPS", Some(max_steps.to_string())),
+        ("GENERATE_COLLECT", Some(collect.to_string())),
+    ];
+    all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// How requests of different lengths are joined.

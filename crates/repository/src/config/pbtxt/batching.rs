@@ -10,16 +10,19 @@ use prost_reflect::DynamicMessage;
 use super::{
     super::{
         OnTimeout,
-        check_scheduling::{NO_BATCH, TRITON},
+        check_scheduling::{NO_BATCH, TRITON, Words},
         error::Fault,
         raw::{RawBatching, RawBatchingFields, RawConfig, RawDuration, RawQueue, RawQueueLevel},
     },
-    parameters, read, unserved,
+    parameters, read, sequence, unserved, words,
 };
 use crate::escape::one_line;
 
 /// Parameters that are read here, so that [`parameters`] need not know them.
 pub(super) const PARAMETERS: [&str; 4] = [BATCHING, ALLOWED_SIZES, LATENCY_TARGET, WEIGHT];
+
+/// Those of them that say how requests are joined.
+pub(super) const JOINING: [&str; 3] = [BATCHING, ALLOWED_SIZES, LATENCY_TARGET];
 
 const BATCHING: &str = "BATCHING";
 const ALLOWED_SIZES: &str = "ALLOWED_SIZES";
@@ -51,31 +54,38 @@ fn batching(
     max_batch_size: u32,
     notes: &mut Vec<String>,
 ) -> Result<RawBatching, Fault> {
-    let mut fields = dynamic.map(joining).transpose()?.unwrap_or_default();
+    let words = &words(message).scheduling;
+    // The fields of both have the same names.
+    let says = dynamic.or_else(|| sequence::oldest(message));
+    let mut fields = says.map(|says| joining(says, words)).transpose()?.unwrap_or_default();
     if let Some(text) = parameters::text(message, ALLOWED_SIZES) {
         fields.allowed_sizes = allowed_sizes(text)?;
     }
     if let Some(text) = parameters::text(message, LATENCY_TARGET) {
-        let target = RawDuration::parse(text).map_err(|error| Fault::at(TRITON.latency_target, error))?;
+        let target = RawDuration::parse(text).map_err(|error| Fault::at(words.latency_target, error))?;
         fields.latency_target = Some(target);
     }
     let off = parameters::text(message, BATCHING).map(is_off).transpose()?.unwrap_or(false);
-    match (off, written(&fields).first()) {
+    match (off, written(&fields, words).first()) {
         (true, Some(field)) => Err(Fault::at(
             parameters::place(BATCHING),
             format!("\"off\" leaves nothing to do for {field}: remove one of them"),
         )),
         (true, None) => Ok(RawBatching::Off),
         (false, _) if max_batch_size > 0 => Ok(RawBatching::Fields(fields)),
-        (false, _) => without_batch(&fields, notes),
+        (false, _) => without_batch(&fields, notes, words),
     }
 }
 
 /// As in Triton, a model without a batch dimension may have `dynamic_batching` for its queues, but no
 /// sizes.
-fn without_batch(fields: &RawBatchingFields, notes: &mut Vec<String>) -> Result<RawBatching, Fault> {
-    for field in written(fields) {
-        if field != TRITON.max_delay && field != TRITON.preserve_ordering {
+fn without_batch(
+    fields: &RawBatchingFields,
+    notes: &mut Vec<String>,
+    words: &Words,
+) -> Result<RawBatching, Fault> {
+    for field in written(fields, words) {
+        if field != words.max_delay && field != words.preserve_ordering {
             return Err(Fault::at(field, NO_BATCH));
         }
         unserved::note(notes, field, "max_batch_size is 0, so each request runs on its own");
@@ -84,24 +94,24 @@ fn without_batch(fields: &RawBatchingFields, notes: &mut Vec<String>) -> Result<
 }
 
 /// The names of those that are set.
-fn written(fields: &RawBatchingFields) -> Vec<&'static str> {
+fn written(fields: &RawBatchingFields, words: &Words) -> Vec<&'static str> {
     let RawBatchingFields { max_delay, preferred_sizes, preserve_ordering, allowed_sizes, latency_target } =
         fields;
     let all = [
-        (!preferred_sizes.is_empty(), TRITON.preferred_sizes),
-        (*max_delay != RawDuration::default(), TRITON.max_delay),
-        (*preserve_ordering, TRITON.preserve_ordering),
-        (!allowed_sizes.is_empty(), TRITON.allowed_sizes),
-        (latency_target.is_some(), TRITON.latency_target),
+        (!preferred_sizes.is_empty(), words.preferred_sizes),
+        (*max_delay != RawDuration::default(), words.max_delay),
+        (*preserve_ordering, words.preserve_ordering),
+        (!allowed_sizes.is_empty(), words.allowed_sizes),
+        (latency_target.is_some(), words.latency_target),
     ];
     all.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect()
 }
 
-fn joining(message: &DynamicMessage) -> Result<RawBatchingFields, Fault> {
+fn joining(message: &DynamicMessage, words: &Words) -> Result<RawBatchingFields, Fault> {
     let mut seen = BTreeSet::new();
     let mut preferred_sizes = Vec::new();
     for (index, size) in read::numbers(message, "preferred_batch_size").into_iter().enumerate() {
-        let key = || format!("{}[{index}]", TRITON.preferred_sizes);
+        let key = || format!("{}[{index}]", words.preferred_sizes);
         let fault =
             |_| Fault::at(key(), format!("a number from 1 to max_batch_size is expected, not {size}"));
         let size = u32::try_from(size).map_err(fault)?;
@@ -119,7 +129,7 @@ fn joining(message: &DynamicMessage) -> Result<RawBatchingFields, Fault> {
 }
 
 /// As in Triton, 0 is none.
-fn microseconds(message: &DynamicMessage, field: &str) -> Option<RawDuration> {
+pub(super) fn microseconds(message: &DynamicMessage, field: &str) -> Option<RawDuration> {
     let number = u64::try_from(read::number(message, field)).unwrap_or_default();
     Some(RawDuration(Duration::from_micros(number))).filter(|_| number > 0)
 }

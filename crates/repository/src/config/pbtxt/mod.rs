@@ -7,6 +7,8 @@
 //! - `read`: the fields of that message.
 //! - `warmup`: those of `model_warmup`.
 //! - `batching`: those of `dynamic_batching`.
+//! - `sequence`: those of `sequence_batching`.
+//! - `generate`: parameters that say how a model answers many times.
 //! - `padding`: parameters that say how requests of different lengths are joined.
 //! - `unserved`: what is refused, and what is accepted although it has no effect.
 //! - `parameters`: the settings that Triton's PyTorch backend takes as strings.
@@ -14,10 +16,12 @@
 mod batching;
 mod colons;
 mod encode;
+mod generate;
 mod json;
 mod padding;
 mod parameters;
 mod read;
+mod sequence;
 mod text;
 mod unserved;
 mod warmup;
@@ -60,10 +64,15 @@ fn interpret(mut message: DynamicMessage, dir: &Path, name: &str) -> Result<(Mod
     let mut notes = Vec::new();
     unserved::check(&message, &mut notes)?;
     let raw = raw(&message, &mut notes)?;
-    let config = check::check(raw, dir, name, &check::TRITON)?;
+    let config = check::check(raw, dir, name, words(&message))?;
 
     message.set_field_by_name("name", Value::String(name.to_owned()));
     Ok((ModelConfig { notes, ..config }, encode::encode(&message)))
+}
+
+/// The words in which errors are told.
+fn words(message: &DynamicMessage) -> &'static check::Words {
+    if sequence::oldest(message).is_some() { &check::TRITON_OLDEST } else { &check::TRITON }
 }
 
 fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, Fault> {
@@ -86,6 +95,8 @@ fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, F
         raw.op_libraries = read::texts(operations, "op_library_filename");
     }
     batching::apply(message, &mut raw, notes)?;
+    sequence::apply(message, &mut raw, notes)?;
+    generate::apply(message, &mut raw)?;
     padding::apply(message, &mut raw)?;
     parameters::apply(message, &mut raw, notes)?;
     Ok(raw)

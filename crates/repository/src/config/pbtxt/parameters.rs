@@ -8,7 +8,7 @@ use super::{
         error::Fault,
         raw::{RawConfig, RawWarmup},
     },
-    batching, padding, read, unserved,
+    batching, generate, padding, read, unserved,
 };
 use crate::escape::one_line;
 
@@ -26,6 +26,9 @@ const IGNORED: &[(&str, Kind, &str)] = &[
     ("ENABLE_TENSOR_FUSER", Kind::Switch, "it would change every model in the process"),
     ("DISABLE_CUDNN", Kind::Switch, "it would change every model in the process"),
 ];
+
+/// Settings that others read.
+const ELSEWHERE: [&[&str]; 3] = [&batching::PARAMETERS, &padding::PARAMETERS, &generate::PARAMETERS];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -48,7 +51,7 @@ pub(super) fn apply(
             "INTRA_OP_THREAD_COUNT" => raw.threads = Some(number(key, value)?).filter(|count| *count > 0),
             "AVAILABILITY" => raw.availability = availability(key, value)?,
             "WARMUP" => warmup(key, value, &mut raw.warmup)?,
-            key if batching::PARAMETERS.contains(&key) || padding::PARAMETERS.contains(&key) => {}
+            key if ELSEWHERE.iter().any(|keys| keys.contains(&key)) => {}
             _ => ignore(key, value, notes)?,
         }
     }
@@ -109,7 +112,8 @@ pub(super) fn place(key: &str) -> String {
     format!("parameters[{}]", one_line(key))
 }
 
-fn switch(key: &str, value: &str) -> Result<bool, Fault> {
+/// A switch that is on or off.
+pub(super) fn switch(key: &str, value: &str) -> Result<bool, Fault> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "on" | "1" => Ok(true),
         "false" | "off" | "0" => Ok(false),

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 
+use super::super::padding::Number;
+
 fn field<'a>(message: &'a DynamicMessage, name: &str) -> Option<&'a Value> {
     debug_assert!(is_known(message, name), "{name} is not in the schema");
     match message.get_field_by_name(name)? {
@@ -43,6 +45,16 @@ pub(super) fn flag(message: &DynamicMessage, name: &str) -> bool {
 /// A field of one of the integer or enum types that the schema uses; 0 when it is not set.
 pub(super) fn number(message: &DynamicMessage, name: &str) -> i64 {
     field(message, name).map_or(0, integer)
+}
+
+/// A repeated field of whole numbers, numbers or booleans.
+pub(super) fn values(message: &DynamicMessage, name: &str) -> Vec<Number> {
+    let number = |value: &Value| {
+        let whole = value.as_i32().map(|number| Number::Integer(number.into()));
+        let real = || value.as_f32().map(|number| Number::Float(number.into()));
+        whole.or_else(real).or_else(|| value.as_bool().map(Number::Bool))
+    };
+    list(message, name).iter().filter_map(number).collect()
 }
 
 /// A repeated integer field.

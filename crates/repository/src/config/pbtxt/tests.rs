@@ -182,7 +182,6 @@ fn instance_groups_are_possible_ones() {
 #[test]
 fn what_would_change_answers_is_refused_by_name() {
     for (text, field) in [
-        ("sequence_batching { }", "sequence_batching"),
         ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input"),
         ("batch_output { target_name: \"y\" }", "batch_output"),

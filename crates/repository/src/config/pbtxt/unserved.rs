@@ -5,11 +5,10 @@
 
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
-use super::{super::error::Fault, read};
+use super::{super::error::Fault, generate, read};
 
 /// Fields of the whole model that are refused, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("sequence_batching", "sequences of requests with state are not served yet"),
     ("ensemble_scheduling", "ensembles are not served yet: serve each model on its own"),
     ("batch_input", "inputs that the server makes up for ragged batches are not served yet"),
     ("batch_output", "outputs that are scattered by an input's shape are not served yet"),
@@ -38,10 +37,12 @@ pub(super) fn check(message: &DynamicMessage, notes: &mut Vec<String>) -> Result
     }
     if read::message(message, "model_transaction_policy")
         .is_some_and(|policy| read::flag(policy, "decoupled"))
+        && !generate::is_there(message)
     {
         return Err(Fault::at(
             "model_transaction_policy.decoupled",
-            "a TorchScript model gives one response per request: remove it",
+            "this model gives one response per request: remove it, or make it one that generates with the parameter \
+             GENERATE_STATES",
         ));
     }
     for (field, why) in IGNORED {

@@ -74,13 +74,18 @@ pub(super) fn says_optional(tensor: &TensorConfig) -> bool {
     tensor.optional && !matches!(tensor.padding, Some(Padding::MaskOf(_)))
 }
 
+/// As it can be written; what reads JSON rounds the last digit of some numbers.
+pub(super) fn number(filler: &Filler) -> serde_json::Value {
+    // The parser of JSON may miss the nearest number by one.
+    serde_yaml::from_str(&filler.to_string()).expect("a number")
+}
+
 /// The fields of a tensor for `config.yaml`.
 pub(super) fn to_yaml(tensor: &TensorConfig, fields: &mut serde_json::Value) {
     match &tensor.padding {
         None => {}
         Some(Padding::Fill(filler)) => {
-            // The parser of JSON may miss the nearest number by one.
-            fields["pad"] = serde_yaml::from_str(&filler.to_string()).expect("a number");
+            fields["pad"] = number(filler);
         }
         Some(Padding::MaskOf(of)) => {
             fields["mask_of"] = of.clone().into();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write, num::NonZeroU32, time::Duration};
 
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
-use super::{Batching, ModelConfig, OnTimeout, QueuePolicy, Queueing};
+use super::{Batching, ModelConfig, OnTimeout, QueuePolicy, Queueing, SequenceStrategy};
 
 /// What of it does not depend on the model.
 #[derive(Clone, Debug)]
@@ -97,12 +97,19 @@ fn on_timeout(policy: &QueuePolicy) -> String {
     format!("{:?}", policy.on_timeout)
 }
 
+fn is_direct(config: &ModelConfig) -> bool {
+    let strategy = config.sequences.as_ref().map(|sequences| &sequences.strategy);
+    matches!(strategy, Some(SequenceStrategy::Direct { .. }))
+}
+
 /// The fields for `config.yaml`.
 pub(super) fn to_yaml(config: &ModelConfig, fields: &mut serde_json::Value) {
     let time = |time: Duration| format!("{}us", time.as_micros());
     fields["weight"] = config.weight.get().into();
     fields["batching"] = match &config.batching {
         None if config.max_batch_size == 0 => "auto".into(),
+        // Nothing else may be said of it.
+        _ if is_direct(config) => "auto".into(),
         None => "off".into(),
         Some(batching) => serde_json::json!({
             "max_delay": time(batching.max_delay),
@@ -150,6 +157,9 @@ pub(super) fn to_pbtxt(config: &ModelConfig, text: &mut String) {
         parameter("LATENCY_TARGET", format!("{}us", target.as_micros()));
     }
 
+    if config.sequences.is_some() {
+        return;
+    }
     let policy = |policy: &QueuePolicy| {
         let max_size = policy.max_size.map_or(0, NonZeroU32::get);
         let micros = policy.timeout.unwrap_or_default().as_micros();

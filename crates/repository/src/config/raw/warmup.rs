@@ -116,11 +116,13 @@ pub(in super::super) struct RawSampleInput {
     pub(in super::super) data: RawSampleData,
 }
 
-fn some_data_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DataType>, D::Error> {
+pub(super) fn some_data_type<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DataType>, D::Error> {
     data_type(deserializer).map(Some)
 }
 
-fn sample_shape_schema(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn sample_shape_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["array", "null"], "items": { "type": "integer", "minimum": 0 } })
 }
 

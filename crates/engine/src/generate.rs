@@ -1,0 +1,438 @@
+//! One request, many answers: `start` makes the first, `step` each next one from the one before.
+//!
+//! Every step is a request of its own to the scheduler, so that the steps of all generations that go on are joined
+//! as other requests are, and each joins and leaves at any step. States stay on their device.
+//!
+//! - `outbox`: the answers on their way to the caller.
+
+mod outbox;
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use sconce_repository::{Generate, ModelConfig, QueuePolicy, Queueing};
+
+use outbox::Outbox;
+pub use outbox::{Answer, Answers};
+
+use crate::{
+    Error, Result,
+    backend::LoadError,
+    binding::Binding,
+    executable::Executable,
+    job::Job,
+    model::QUEUE_LIMIT,
+    outputs::{self, NamedOutput, OutputSlot, Wanted},
+    padding::Lengths,
+    pool::{ModelLoad, Pool, Registration},
+    reply::Reply,
+    scheduler::Policy,
+    schema::{ArgumentKind, Return, Schema},
+    sequence::{part, tensor},
+    value::{Arg, Call, Kept, Output, Tensor},
+};
+
+/// Where in what a method returns its parts are.
+#[derive(Debug)]
+struct Parts {
+    feed: Kept,
+    flag: Option<Kept>,
+    states: Arc<[Kept]>,
+}
+
+/// How a version's answers are made from what its methods return.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    config: Generate,
+    /// What is sent where a request does not say it.
+    send: Vec<Wanted>,
+    start: Parts,
+    step: Parts,
+    /// Names what `step` returns.
+    step_binding: Box<Binding>,
+}
+
+/// The configuration with the states as further outputs.
+pub(crate) fn with_states(config: &ModelConfig) -> Option<ModelConfig> {
+    let generate = config.generate.as_ref()?;
+    let mut whole = config.clone();
+    let state = |name: &String| tensor(name, crate::DataType::Fp32, &[-1]);
+    whole.outputs.extend(generate.states.iter().map(state));
+    Some(whole)
+}
+
+impl Plan {
+    /// From what `start` returns, by the slots that [`with_states`] was given, and the schema of `step`.
+    ///
+    /// # Errors
+    /// One sentence: how `step` differs from what the configuration says.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        generate: &Generate,
+        (start, states): (&[OutputSlot], &[OutputSlot]),
+        returns: &Return,
+        step: &Schema,
+    ) -> std::result::Result<Self, LoadError> {
+        check_step(generate, step)?;
+        let whole = with_states(config).unwrap_or_else(|| config.clone());
+        let mut step_outputs = outputs::plan(&whole, &step.returns)?;
+        let step_states = step_outputs.slots.split_off(config.outputs.len());
+        let wanted = |name: &String| Wanted { name: name.clone(), classes: 0 };
+        Ok(Self {
+            send: generate.send.iter().map(wanted).collect(),
+            start: Parts::new(generate, start, states, returns)?,
+            step: Parts::new(generate, &step_outputs.slots, &step_states, &step.returns)?,
+            step_binding: Box::new(Binding::of_step(config, step, step_outputs)),
+            config: generate.clone(),
+        })
+    }
+
+    /// Has the states kept on their device.
+    pub(crate) fn keep(&self, call: &mut Call) {
+        call.keep = (!self.start.states.is_empty()).then(|| Arc::clone(&self.start.states));
+    }
+
+    /// The call of `step` after this.
+    ///
+    /// # Errors
+    /// One sentence, where a part is not there.
+    pub(crate) fn next_call(&self, output: &Output, first: bool) -> std::result::Result<Call, String> {
+        let parts = if first { &self.start } else { &self.step };
+        let mut arguments = Vec::with_capacity(1 + parts.states.len());
+        for (kept, name) in std::iter::once(&parts.feed)
+            .chain(&*parts.states)
+            .zip(std::iter::once(&self.config.feed).chain(&self.config.states))
+        {
+            match part(output, kept) {
+                Some(Output::Tensor(tensor)) => arguments.push(Arg::Tensor(tensor.clone())),
+                _ => return Err(format!("'{name}' is not in it, or is no tensor")),
+            }
+        }
+        arguments.resize(self.step_binding.arguments.len(), Arg::Default);
+        let keep = (!self.step.states.is_empty()).then(|| Arc::clone(&self.step.states));
+        Ok(Call { arguments, keep })
+    }
+
+    /// Whether this answer is the last.
+    fn is_last(&self, output: &Output, first: bool) -> bool {
+        let parts = if first { &self.start } else { &self.step };
+        let bytes = |kept: &Kept| match part(output, kept) {
+            Some(Output::Tensor(tensor)) => tensor.bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        let flag = parts.flag.as_ref().is_some_and(|flag| bytes(flag).iter().any(|byte| *byte != 0));
+        flag || self.config.stop_value.as_ref().is_some_and(|value| bytes(&parts.feed) == *value)
+    }
+}
+
+impl Parts {
+    fn new(
+        generate: &Generate,
+        outputs: &[OutputSlot],
+        states: &[OutputSlot],
+        returns: &Return,
+    ) -> std::result::Result<Self, LoadError> {
+        let find = |name: &str| {
+            let slot = outputs.iter().find(|slot| *slot.name == *name);
+            slot.ok_or_else(|| LoadError::new(format!("its configuration has no output '{name}'")))?
+                .kept(returns)
+        };
+        Ok(Self {
+            feed: find(&generate.feed)?,
+            flag: generate.stop_flag.as_deref().map(find).transpose()?,
+            states: states.iter().map(|slot| slot.kept(returns)).collect::<std::result::Result<_, _>>()?,
+        })
+    }
+}
+
+fn check_step(generate: &Generate, step: &Schema) -> std::result::Result<(), LoadError> {
+    let names: Vec<&str> =
+        std::iter::once(&generate.feed).chain(&generate.states).map(String::as_str).collect();
+    let fits = step.arguments.len() >= names.len()
+        && step.arguments[..names.len()].iter().all(|argument| argument.kind == ArgumentKind::Tensor)
+        && step.arguments[names.len()..].iter().all(|argument| argument.optional);
+    if fits {
+        return Ok(());
+    }
+    let takes: Vec<&str> = step.arguments.iter().map(|argument| argument.name.as_str()).collect();
+    Err(LoadError::new(format!(
+        "step takes ({}), and by the configuration it is given {} tensors: {}",
+        takes.join(", "),
+        names.len(),
+        names.join(", ")
+    )))
+}
+
+/// What makes the answers of a version.
+#[derive(Debug)]
+pub(crate) struct Generator {
+    binding: Arc<Binding>,
+    step: Arc<Executable>,
+    registration: Registration,
+    /// Requests that are being answered.
+    going_on: AtomicUsize,
+    _start: Arc<Executable>,
+}
+
+impl Generator {
+    /// For a version whose configuration generates; `step` runs its other method.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        binding: &Arc<Binding>,
+        start: &Arc<Executable>,
+        step: Executable,
+        pool: &Pool,
+    ) -> Arc<Self> {
+        // Who has begun waits no less than he has to, and is refused no more.
+        let levels = config.queue.levels.iter().map(|_| QueuePolicy::default()).collect();
+        let queue = Queueing { levels, ..config.queue.clone() };
+        let config = ModelConfig { queue, ..config.clone() };
+        let policy = Policy::new(&config, step.placements(), QUEUE_LIMIT);
+        Arc::new(Self {
+            binding: Arc::clone(binding),
+            step: Arc::new(step),
+            registration: pool.register(policy),
+            going_on: AtomicUsize::new(0),
+            _start: Arc::clone(start),
+        })
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        self.binding.generate.as_ref().unwrap_or_else(|| unreachable!("a generator is made for a plan"))
+    }
+
+    pub(crate) fn step(&self) -> &Executable {
+        &self.step
+    }
+
+    /// A new generation for a request, and its answers.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] where as many go on as may.
+    pub(crate) fn begin(self: &Arc<Self>, request: Beginning) -> Result<(Generation, Answers)> {
+        if self.going_on.fetch_add(1, Ordering::AcqRel) >= QUEUE_LIMIT {
+            self.going_on.fetch_sub(1, Ordering::AcqRel);
+            let model = self.binding.model.to_string();
+            return Err(Error::QueueFull { model, limit: QUEUE_LIMIT, priority: None, retry_after: None });
+        }
+        let most = self.plan().config.max_steps.get();
+        let outbox = Arc::<Outbox>::default();
+        let generation = Generation {
+            generator: Arc::clone(self),
+            outbox: Arc::clone(&outbox),
+            left: request.max_steps.map_or(most, |steps| steps.clamp(1, most)),
+            first: true,
+            over: false,
+            request,
+        };
+        Ok((generation, Answers(outbox)))
+    }
+
+    /// Lets steps run, together where that pays.
+    pub(crate) fn submit(&self, steps: Vec<Job>) {
+        for (job, refusal) in self.registration.offer_together(steps) {
+            let error = crate::model::refused(&job.executable.name, job.executable.version, refusal);
+            job.fail(error);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.registration.close_unless_serving();
+    }
+
+    pub(crate) fn add_to(&self, load: &mut ModelLoad) {
+        let own = self.registration.load();
+        load.queued += own.queued;
+        load.running += own.running;
+        load.hung += own.hung;
+    }
+
+    /// How many requests are being answered.
+    pub(crate) fn count(&self) -> usize {
+        self.going_on.load(Ordering::Acquire)
+    }
+
+    /// Starts with what is known of the costs of the version before it.
+    pub(crate) fn inherit(&self, other: &Self) {
+        self.registration.inherit(&other.registration);
+    }
+}
+
+/// What a request says for all its steps.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    pub(crate) wanted: Vec<Wanted>,
+    pub(crate) rows: Option<i64>,
+    pub(crate) lengths: Lengths,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) priority: u64,
+    /// How many answers it wants at most.
+    pub(crate) max_steps: Option<u32>,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Generation {
+    generator: Arc<Generator>,
+    outbox: Arc<Outbox>,
+    request: Beginning,
+    /// How many answers there may still be.
+    left: u32,
+    /// What comes is of `start`.
+    first: bool,
+    over: bool,
+}
+
+/// The next step of a generation, ready to run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    generator: Arc<Generator>,
+    job: Job,
+}
+
+impl Step {
+    pub(crate) fn into_parts(self) -> (Arc<Generator>, Job) {
+        (self.generator, self.job)
+    }
+
+    fn go_on(self) {
+        self.generator.submit(vec![self.job]);
+    }
+}
+
+impl Generation {
+    /// Whether nobody takes answers any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outbox.is_closed()
+    }
+
+    /// Sends what a step has made; the next step, if there is one that may run now.
+    pub(crate) fn answer(mut self, answer: Result<Output>) -> Option<Step> {
+        match answer.and_then(|output| self.made(&output).map(|named| (output, named))) {
+            Err(error) => self.end(Err(error)),
+            Ok((output, named)) => {
+                self.left -= 1;
+                if self.left == 0 || self.generator.plan().is_last(&output, self.first) {
+                    drop(output);
+                    return self.end(Ok(named));
+                }
+                if self.request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    let stage = "passed while answers were being made";
+                    return self.end(Err(Error::DeadlineExceeded { stage }));
+                }
+                match self.generator.plan().next_call(&output, self.first) {
+                    Err(message) => {
+                        let model = self.generator.binding.model.to_string();
+                        self.end(Err(Error::Output { model, message }))
+                    }
+                    Ok(call) => {
+                        let outbox = Arc::clone(&self.outbox);
+                        outbox.put(Ok(named), Some(self.next(call)))
+                    }
+                }
+            }
+        }
+    }
+
+    fn made(&self, output: &Output) -> Result<Vec<NamedOutput>> {
+        let plan = self.generator.plan();
+        let binding = if self.first { &*self.generator.binding } else { &*plan.step_binding };
+        let wanted = if self.request.wanted.is_empty() { &plan.send } else { &self.request.wanted };
+        outputs::name(binding, output.clone(), wanted, self.request.rows, &self.request.lengths)
+    }
+
+    fn next(mut self, call: Call) -> Step {
+        let generator = Arc::clone(&self.generator);
+        let (rows, deadline, priority) = (self.request.rows, self.request.deadline, self.request.priority);
+        self.first = false;
+        let reply = Reply::Generating(Box::new(self));
+        let mut job = Job::new(Arc::clone(&generator.step), call, rows, reply);
+        (job.deadline, job.priority) = (deadline, priority);
+        Step { generator, job }
+    }
+
+    fn end(mut self, answer: Result<Vec<NamedOutput>>) -> Option<Step> {
+        self.leave();
+        self.outbox.put(answer, None)
+    }
+
+    /// It goes on no more: before its caller can know. Whether it did until now.
+    fn leave(&mut self) -> bool {
+        let goes_on = !mem::replace(&mut self.over, true);
+        if goes_on {
+            self.generator.going_on.fetch_sub(1, Ordering::AcqRel);
+        }
+        goes_on
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if self.leave() {
+            self.outbox.abandon(match self.request.deadline {
+                Some(deadline) if deadline <= Instant::now() => {
+                    Error::DeadlineExceeded { stage: "passed while answers were being made" }
+                }
+                _ => Error::WorkerLost { model: self.generator.binding.model.to_string() },
+            });
+        }
+    }
+}
+
+/// All answers as one: each output's joined along its second dimension, strings row by row.
+///
+/// # Errors
+/// The first error among them; [`Error::Output`] where they do not fit together.
+pub(crate) async fn collect(model: &str, mut answers: Answers) -> Result<Vec<NamedOutput>> {
+    let mut all: Vec<Vec<Tensor>> = Vec::new();
+    let mut names = Vec::new();
+    while let Some((answer, _)) = answers.next().await {
+        for (index, output) in answer?.into_iter().enumerate() {
+            if index >= all.len() {
+                all.push(Vec::new());
+                names.push(output.name);
+            }
+            all[index].push(output.tensor);
+        }
+    }
+    let joined = names.into_iter().zip(all).map(|(name, parts)| {
+        let tensor = joined(&parts).ok_or_else(|| Error::Output {
+            model: model.to_owned(),
+            message: format!("the answers of its steps for '{name}' differ in dtype or shape, so that they cannot be collected"),
+        })?;
+        Ok(NamedOutput { name, tensor })
+    });
+    joined.collect()
+}
+
+/// One row each, joined along the second dimension; strings become one.
+fn joined(parts: &[Tensor]) -> Option<Tensor> {
+    let first = parts.first()?;
+    if parts.iter().any(|part| part.data_type != first.data_type || part.shape != first.shape) {
+        return None;
+    }
+    let mut data = Vec::new();
+    if first.data_type == crate::DataType::Bytes {
+        let elements = parts.iter().flat_map(|part| crate::value::strings(part.bytes()));
+        let text: Vec<u8> = elements.flatten().copied().collect();
+        crate::value::push_string(&mut data, &text);
+        return Some(Tensor::host(first.data_type, vec![1; first.shape.len()], data.into()));
+    }
+    parts.iter().for_each(|part| data.extend_from_slice(part.bytes()));
+    let mut shape = first.shape.clone();
+    match shape.get_mut(1) {
+        Some(second) => *second *= i64::try_from(parts.len()).ok()?,
+        None => shape.push(i64::try_from(parts.len()).ok()?),
+    }
+    Some(Tensor::host(first.data_type, shape, data.into()))
+}
+
+#[cfg(test)]
+#[path = "generate_tests.rs"]
+mod tests;
