@@ -142,8 +142,10 @@ describe('a client made in Node', () => {
     const { models } = await call(client, 'RepositoryIndex', {});
     assert.deepEqual(models.map((model) => [model.name, model.version, model.state]).sort(), [
       ['add_sub', '1', 'READY'],
+      ['char_lm', '1', 'READY'],
       ['dict_stats', '1', 'READY'],
       ['digits', '1', 'READY'],
+      ['running_sum', '1', 'READY'],
       ['text_stats', '1', 'READY'],
     ]);
   });

@@ -1,7 +1,7 @@
 """What the client tests share: the address, tensors, and what the sample models must answer.
 
-The references are plain numpy and know nothing of torch: the CNN's weights are read out of its
-archive, which is a zip.
+The references are plain numpy and know nothing of torch: weights are read out of the archives, which
+are zips.
 """
 
 import os
@@ -17,7 +17,7 @@ from tritonclient.utils import np_to_triton_dtype
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "data"
 REPOSITORY = ROOT / "model_repository"
-MODELS = ["add_sub", "dict_stats", "digits", "text_stats"]
+MODELS = ["add_sub", "char_lm", "dict_stats", "digits", "running_sum", "text_stats"]
 DIGIT = 7  # what tests/data/digit.png shows
 
 INVALID_ARGUMENT = "StatusCode.INVALID_ARGUMENT"

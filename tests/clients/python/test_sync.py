@@ -38,8 +38,8 @@ class Server(Case):
         self.assertEqual(told.name, "sconce")
         self.assertRegex(told.version, r"^\d+\.\d+\.\d+")
         served = set(told.extensions)
-        self.assertLessEqual({"classification", "model_configuration", "model_repository"}, served)
-        unserved = {"sequence", "statistics", "trace", "logging", "system_shared_memory", "cuda_shared_memory"}
+        self.assertLessEqual({"classification", "model_configuration", "model_repository", "sequence"}, served)
+        unserved = {"statistics", "trace", "logging", "system_shared_memory", "cuda_shared_memory"}
         self.assertEqual(served & unserved, set())
 
     def test_tells_which_models_are_ready(self):
