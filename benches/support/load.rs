@@ -257,6 +257,39 @@ impl Client {
         }
     }
 
+    /// Round trips of `requests` on one stream, one at a time with a pause before each.
+    pub(crate) async fn paced(
+        &mut self,
+        traffic: &Traffic,
+        requests: usize,
+        pause: Duration,
+    ) -> Result<Vec<Duration>> {
+        std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
+        let (response, mut stream) =
+            self.sender.send_request(head(&self.address, "ModelStreamInfer")?, false)?;
+        let mut body = None;
+        let mut response = Some(response);
+        let mut took = Vec::with_capacity(requests);
+        for _ in 0..requests {
+            tokio::time::sleep(pause).await;
+            let sent = Instant::now();
+            stream.send_data(traffic.body.clone(), false)?;
+            if let Some(response) = response.take() {
+                body = Some(response.await?.into_body());
+            }
+            let body: &mut h2::RecvStream = body.as_mut().ok_or("no answer")?;
+            let mut received = BytesMut::new();
+            while !received.ends_with(&traffic.tensor) {
+                let frame = body.data().await.ok_or("the stream has ended")??;
+                body.flow_control().release_capacity(frame.len())?;
+                received.extend_from_slice(&frame);
+            }
+            took.push(sent.elapsed());
+        }
+        stream.send_data(Bytes::new(), true)?;
+        Ok(took)
+    }
+
     async fn calls(mut self, traffic: Traffic, length: usize, left: Arc<AtomicUsize>) -> Result<()> {
         while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             let answer = self.infer(traffic.body.clone()).await?;

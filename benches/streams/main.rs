@@ -1,10 +1,16 @@
 //! What a message of a stream costs the server beside a call of its own: CPU time and rate of the same requests to the
 //! same server, in pairs of rounds taken in turn.
 //!
-//! `cargo bench --package sconce --bench streams`
+//! - `fair`: how long a message takes beside a stream that sends as many as it can
+//! - `generation`: many answers to each of many requests at once, beside one request after the other
+//!
+//! `cargo bench --package sconce --bench streams`; `-- messages`, `fair` or `generation` for one of the parts.
 
 #![allow(clippy::print_stdout)]
 
+mod fair;
+mod generation;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -47,7 +53,7 @@ async fn round(server: &Server, client: &mut Client, scenario: &Scenario, stream
     Ok(Round { cpu: server.cpu_time()?.saturating_sub(before), wall, requests })
 }
 
-async fn measure(server: &Server) -> Result<()> {
+async fn messages(server: &Server) -> Result<()> {
     let mut client = load::ready(&server.address, &Traffic::new(IDENTITY, 16), START_LIMIT).await?;
     println!("identity, FP32 [1,16]; one connection; medians of {PAIRS} pairs of rounds\n");
     println!("{}", report::head("unary", "stream"));
@@ -72,6 +78,19 @@ async fn main() -> Result<()> {
     let repository = tempfile::tempdir()?;
     identity(repository.path())?;
     let server = Server::sconce(repository.path())?;
-    let measured = tokio::time::timeout(LIMIT, measure(&server));
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
+    let measured = tokio::time::timeout(LIMIT, async {
+        if wants("messages") {
+            messages(&server).await?;
+        }
+        if wants("fair") {
+            fair::measure(&server).await?;
+        }
+        if wants("generation") {
+            generation::measure().await?;
+        }
+        Ok(())
+    });
     measured.await.map_err(|_| format!("not done after {LIMIT:?}"))?
 }
