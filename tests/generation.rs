@@ -1,7 +1,7 @@
 //! One request, many answers, of real models: streams of steps, their ends, and their callers.
 #![cfg(feature = "torch")]
 
-use std::time::Duration;
+use std::{fs, process::Stdio, time::Duration};
 
 use sconce_proto::inference::{
     InferParameter, ModelConfigRequest, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
@@ -10,7 +10,10 @@ use sconce_proto::inference::{
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
-use crate::harness::{Repo, Server, output, refused, request};
+use crate::{
+    changes::{Site, compiled, eventually},
+    harness::{Repo, Server, output, refused, request},
+};
 
 /// Counts from `first` in steps of its state to a hundred, more or less; with a line of text for each number.
 const COUNT: &str = "\
@@ -283,4 +286,53 @@ async fn what_does_not_fit_is_told_before_it_serves() {
         let server = Server::start(repo.path());
         refused(server.infer(from("a", 0, 1)).await, Code::NotFound, &[says]);
     }
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_ends_its_generations() {
+    let repo = endless();
+    let server = Server::start(repo.path());
+    let arguments = ["infer", "count", "--stream", "-i", "first=0", "-i", "by=1", "--address", &server.grpc];
+    let mut client =
+        crate::harness::sconce().args(arguments).stdout(Stdio::piped()).spawn().expect("a client");
+    let mut out = client.stdout.take().expect("its output");
+    std::io::Read::read_exact(&mut out, &mut [0; 1000]).expect("answers");
+    assert_eq!(generations(&server), "1");
+    client.kill().expect("kill -9");
+    client.wait().expect("its end");
+    until_none_go_on(&server).await;
+}
+
+#[tokio::test]
+async fn a_generation_ends_on_the_version_on_which_it_began() {
+    let site = Site::start(|repo| {
+        repo.script("count/1/model.pt", COUNT, &[]);
+        repo.file("count/config.yaml", CONFIG.replace("COLLECT", "false"));
+    })
+    .await;
+    let mut client = site.client();
+    // It is waited for, because it has more answers than are made ahead.
+    let mut answers = stream(&mut client, vec![from("old", 0, 1)]).await;
+    let mut found = Vec::new();
+    let mut take = async |found: &mut Vec<i64>| {
+        let answer = answers.message().await.unwrap();
+        let Some(response) = answer.map(|answer| answer.infer_response.unwrap()) else { return false };
+        assert_eq!(response.model_version, "1");
+        found.extend(numbers(&response));
+        true
+    };
+    assert!(take(&mut found).await);
+    let backwards = COUNT.replace("number >= 100", "number >= 3");
+    site.repo.file("count/2/model.pt.part", compiled(&backwards, &[]));
+    fs::rename(site.path("count/2/model.pt.part"), site.path("count/2/model.pt")).unwrap();
+    let mut other = site.client();
+    let newer = eventually(&site.server, "version 2 serves", async || {
+        let all: Vec<_> = stream(&mut other, vec![from("new", 0, 1)]).await.collect().await;
+        let last = all.last().unwrap().as_ref().unwrap().infer_response.as_ref().unwrap();
+        (last.model_version == "2").then(|| all.len())
+    })
+    .await;
+    assert_eq!(newer, 4);
+    while take(&mut found).await {}
+    assert_eq!(found, expected(0, 1));
 }

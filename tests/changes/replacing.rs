@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use sconce_proto::inference::{ModelConfigRequest, ModelInferResponse};
+use sconce_proto::inference::{ModelConfigRequest, ModelInferRequest, ModelInferResponse};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use super::{Site, asking, constant, eventually, publish, replace};
-use crate::harness::refused;
+use super::{Site, asking, constant, eventually, publish, replace, whole};
+use crate::harness::{as_fp32, output, refused};
 
 /// A model that loads, and throws when it is run.
 fn thrower() -> Vec<u8> {
@@ -192,4 +192,33 @@ async fn what_waits_for_an_old_version_for_too_long_is_refused() {
     }
     // What runs is not cut, and most had to wait for seconds.
     assert!(answered > 0 && refusals > 0, "{answered} answered, {refusals} refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_over_a_change() {
+    let site = Site::start(|repo| drop(repo.file("m/1/model.pt", constant(1)))).await;
+    let (sender, requests) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut client = site.client();
+    let mut answers = client.model_stream_infer(requests).await.expect("a stream").into_inner();
+    let mut seen = Vec::new();
+    for number in 0u64.. {
+        let asked = ModelInferRequest { id: number.to_string(), ..asking("m", "") };
+        sender.send(asked).await.expect("an open stream");
+        let answer = answers.message().await.expect("an open stream").expect("an answer");
+        assert_eq!(answer.error_message, "", "nothing fails while versions change");
+        let response = answer.infer_response.expect("an answer");
+        assert_eq!(response.id, number.to_string());
+        let version: u64 = response.model_version.parse().expect("a version");
+        let value = whole(as_fp32(output(&response, "OUTPUT__0").2)[0]);
+        assert_eq!(u64::from(value), version, "an answer is of one version");
+        if seen.last() != Some(&version) {
+            seen.push(version);
+            publish(site.repo.path(), "m", version + 1, &constant(value + 1));
+        }
+        if seen.len() == 4 {
+            break;
+        }
+    }
+    assert_eq!(seen, [1, 2, 3, 4]);
 }
