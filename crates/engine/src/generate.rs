@@ -3,8 +3,10 @@
 //! Every step is a request of its own to the scheduler, so that the steps of all generations that go on are joined
 //! as other requests are, and each joins and leaves at any step. States stay on their device.
 //!
+//! - `lanes`: where generations go on.
 //! - `outbox`: the answers on their way to the caller.
 
+mod lanes;
 mod outbox;
 
 use std::{
@@ -13,11 +15,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use sconce_repository::{Generate, ModelConfig, QueuePolicy, Queueing};
+use sconce_repository::{Generate, ModelConfig};
 
+use lanes::Lane;
 use outbox::Outbox;
 pub use outbox::{Answer, Answers};
 
@@ -32,7 +35,7 @@ use crate::{
     padding::Lengths,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
-    scheduler::Policy,
+    scheduler::Refusal,
     schema::{ArgumentKind, Return, Schema},
     sequence::{part, tensor},
     value::{Arg, Call, Kept, Output, Tensor},
@@ -173,33 +176,28 @@ fn check_step(generate: &Generate, step: &Schema) -> std::result::Result<(), Loa
 #[derive(Debug)]
 pub(crate) struct Generator {
     binding: Arc<Binding>,
+    start: Arc<Executable>,
     step: Arc<Executable>,
-    registration: Registration,
+    lanes: Vec<Lane>,
     /// Requests that are being answered.
     going_on: AtomicUsize,
-    _start: Arc<Executable>,
 }
 
 impl Generator {
-    /// For a version whose configuration generates; `step` runs its other method.
+    /// For a version whose configuration generates; `step` runs its other method, and `own` is the version's queue.
     pub(crate) fn new(
         config: &ModelConfig,
         binding: &Arc<Binding>,
-        start: &Arc<Executable>,
-        step: Executable,
+        (start, step): (&Arc<Executable>, Executable),
+        own: &Arc<Registration>,
         pool: &Pool,
     ) -> Arc<Self> {
-        // Who has begun waits no less than he has to, and is refused no more.
-        let levels = config.queue.levels.iter().map(|_| QueuePolicy::default()).collect();
-        let queue = Queueing { levels, ..config.queue.clone() };
-        let config = ModelConfig { queue, ..config.clone() };
-        let policy = Policy::new(&config, step.placements(), QUEUE_LIMIT);
         Arc::new(Self {
+            lanes: lanes::new(config, &step.placements(), own, pool),
             binding: Arc::clone(binding),
+            start: Arc::clone(start),
             step: Arc::new(step),
-            registration: pool.register(policy),
             going_on: AtomicUsize::new(0),
-            _start: Arc::clone(start),
         })
     }
 
@@ -211,46 +209,61 @@ impl Generator {
         &self.step
     }
 
-    /// A new generation for a request, and its answers.
+    /// Begins to answer a request whose call of `start` this is, on the device where the fewest go on.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] where as many go on as may.
-    pub(crate) fn begin(self: &Arc<Self>, request: Beginning) -> Result<(Generation, Answers)> {
+    /// [`Error::QueueFull`] where as many go on as may; all else comes as an answer.
+    pub(crate) fn begin(self: &Arc<Self>, mut call: Call, request: Beginning) -> Result<Answers> {
         if self.going_on.fetch_add(1, Ordering::AcqRel) >= QUEUE_LIMIT {
             self.going_on.fetch_sub(1, Ordering::AcqRel);
             let model = self.binding.model.to_string();
             return Err(Error::QueueFull { model, limit: QUEUE_LIMIT, priority: None, retry_after: None });
         }
+        self.plan().keep(&mut call);
         let most = self.plan().config.max_steps.get();
+        let lane = lanes::emptiest(&self.lanes);
+        self.lanes[lane].going_on.fetch_add(1, Ordering::AcqRel);
         let outbox = Arc::<Outbox>::default();
+        let (rows, deadline, priority, timeout) =
+            (request.rows, request.deadline, request.priority, request.timeout);
         let generation = Generation {
             generator: Arc::clone(self),
+            lane,
             outbox: Arc::clone(&outbox),
             left: request.max_steps.map_or(most, |steps| steps.clamp(1, most)),
             first: true,
             over: false,
             request,
         };
-        Ok((generation, Answers(outbox)))
+        let reply = Reply::Generating(Box::new(generation));
+        let mut job = Job::new(Arc::clone(&self.start), call, rows, reply);
+        (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
+        if let Err(back) = self.lanes[lane].start.offer(job, true) {
+            refuse(*back);
+        }
+        Ok(Answers(outbox))
     }
 
-    /// Lets steps run, together where that pays.
-    pub(crate) fn submit(&self, steps: Vec<Job>) {
-        for (job, refusal) in self.registration.offer_together(steps) {
-            let error = crate::model::refused(&job.executable.name, job.executable.version, refusal);
-            job.fail(error);
-        }
+    /// Lets steps run, together where that pays; all of one lane.
+    fn submit(&self, lane: usize, steps: Vec<Job>) {
+        self.lanes[lane].step.offer_together(steps).into_iter().for_each(refuse);
     }
 
     pub(crate) fn close(&self) {
-        self.registration.close_unless_serving();
+        for lane in &self.lanes {
+            lane.step.close_unless_serving();
+            lane.start.close_unless_serving();
+        }
     }
 
-    pub(crate) fn add_to(&self, load: &mut ModelLoad) {
-        let own = self.registration.load();
-        load.queued += own.queued;
-        load.running += own.running;
-        load.hung += own.hung;
+    /// What its lanes are doing, beside the version's own queue.
+    pub(crate) fn add_to(&self, own: &Arc<Registration>, load: &mut ModelLoad) {
+        let starts = self.lanes.iter().map(|lane| &lane.start).filter(|start| !Arc::ptr_eq(start, own));
+        for own in starts.map(|start| start.load()).chain(self.lanes.iter().map(|lane| lane.step.load())) {
+            load.queued += own.queued;
+            load.running += own.running;
+            load.hung += own.hung;
+        }
     }
 
     /// How many requests are being answered.
@@ -258,10 +271,22 @@ impl Generator {
         self.going_on.load(Ordering::Acquire)
     }
 
-    /// Starts with what is known of the costs of the version before it.
-    pub(crate) fn inherit(&self, other: &Self) {
-        self.registration.inherit(&other.registration);
+    /// Starts with what is known of the costs of the version itself, and of the steps of the one before it.
+    pub(crate) fn inherit(&self, own: &Arc<Registration>, before: Option<&Self>) {
+        for lane in &self.lanes {
+            if !Arc::ptr_eq(&lane.start, own) {
+                lane.start.inherit(own);
+            }
+            if let Some(before) = before.and_then(|before| before.lanes.first()) {
+                lane.step.inherit(&before.step);
+            }
+        }
     }
+}
+
+fn refuse((job, refusal): (Job, Refusal)) {
+    let error = crate::model::refused(&job.executable.name, job.executable.version, refusal);
+    job.fail(error);
 }
 
 /// What a request says for all its steps.
@@ -272,6 +297,8 @@ pub(crate) struct Beginning {
     pub(crate) lengths: Lengths,
     pub(crate) deadline: Option<Instant>,
     pub(crate) priority: u64,
+    /// How long it may wait for its first answer to be begun.
+    pub(crate) timeout: Option<Duration>,
     /// How many answers it wants at most.
     pub(crate) max_steps: Option<u32>,
 }
@@ -280,6 +307,7 @@ pub(crate) struct Beginning {
 #[derive(Debug)]
 pub struct Generation {
     generator: Arc<Generator>,
+    lane: usize,
     outbox: Arc<Outbox>,
     request: Beginning,
     /// How many answers there may still be.
@@ -293,17 +321,16 @@ pub struct Generation {
 #[derive(Debug)]
 pub(crate) struct Step {
     generator: Arc<Generator>,
+    lane: usize,
     job: Job,
 }
 
-impl Step {
-    pub(crate) fn into_parts(self) -> (Arc<Generator>, Job) {
-        (self.generator, self.job)
-    }
-
-    fn go_on(self) {
-        self.generator.submit(vec![self.job]);
-    }
+/// Steps that follow from one batch are the next batch, or a part of it: they are all of one lane.
+pub(crate) fn go_on(steps: Vec<Step>) {
+    let Some((generator, lane)) = steps.first().map(|step| (Arc::clone(&step.generator), step.lane)) else {
+        return;
+    };
+    generator.submit(lane, steps.into_iter().map(|step| step.job).collect());
 }
 
 impl Generation {
@@ -351,10 +378,11 @@ impl Generation {
         let generator = Arc::clone(&self.generator);
         let (rows, deadline, priority) = (self.request.rows, self.request.deadline, self.request.priority);
         self.first = false;
+        let lane = self.lane;
         let reply = Reply::Generating(Box::new(self));
         let mut job = Job::new(Arc::clone(&generator.step), call, rows, reply);
         (job.deadline, job.priority) = (deadline, priority);
-        Step { generator, job }
+        Step { generator, lane, job }
     }
 
     fn end(mut self, answer: Result<Vec<NamedOutput>>) -> Option<Step> {
@@ -366,6 +394,7 @@ impl Generation {
     fn leave(&mut self) -> bool {
         let goes_on = !mem::replace(&mut self.over, true);
         if goes_on {
+            self.generator.lanes[self.lane].going_on.fetch_sub(1, Ordering::AcqRel);
             self.generator.going_on.fetch_sub(1, Ordering::AcqRel);
         }
         goes_on

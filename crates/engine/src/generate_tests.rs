@@ -182,3 +182,27 @@ fn a_step_that_does_not_fit_the_configuration_is_told() {
         "{why}"
     );
 }
+
+#[tokio::test]
+async fn a_generation_stays_on_its_device() {
+    let house = House::new(1, 2);
+    let model = house.model(&format!("{SCRIPT}\ngate"), counting(1000), &[(1, 1), (2, 1)]);
+    let answers: Vec<_> = (0..8).map(|first| model.generate(from(first as f32)).unwrap()).collect();
+    house.fake.open_gate();
+    for (first, answers) in answers.into_iter().enumerate() {
+        assert_eq!(all(answers).await, ten(first as u32));
+    }
+    let started = house.fake.started();
+    assert!(started.len() == 2, "on both: {started:?}");
+    assert_eq!(house.fake.kept(), 0);
+}
+
+#[tokio::test]
+async fn a_device_that_fails_takes_its_generations_with_it_and_gets_no_more() {
+    let house = House::new(1, 2);
+    let model = house.model(&format!("{SCRIPT}\nlose 77"), counting(1000), &[(1, 1), (2, 1)]);
+    assert!(matches!(model.infer(from(77.0)).await, Err(Error::DeviceLost { .. })));
+    for _ in 0..4 {
+        assert_eq!(numbers(&model.infer(from(1.0)).await.unwrap()), ten(1));
+    }
+}

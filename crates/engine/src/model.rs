@@ -158,7 +158,8 @@ impl LiveVersion {
             digest: None,
             loaded_at: SystemTime::now(),
             sequencer: sequencer.transpose()?,
-            generator: step.map(|step| Generator::new(config, &binding, &executable, step, pool)),
+            generator: step
+                .map(|step| Generator::new(config, &binding, (&executable, step), &registration, pool)),
             config: Arc::clone(config),
             binding,
             executable,
@@ -216,7 +217,7 @@ impl LiveVersion {
             sequencer.add_to(&self.registration, &mut load);
         }
         if let Some(generator) = &self.generator {
-            generator.add_to(&mut load);
+            generator.add_to(&self.registration, &mut load);
         }
         load
     }
@@ -256,6 +257,9 @@ impl LiveVersion {
         if let Some(sequencer) = &self.sequencer {
             sequencer.inherit(&self.registration);
         }
+        if let Some(generator) = &self.generator {
+            generator.inherit(&self.registration, None);
+        }
     }
 
     /// Why it answers nothing any more, where that is so.
@@ -269,8 +273,8 @@ impl LiveVersion {
     /// Starts with what is known of the costs of the version before it.
     pub fn inherit_costs(&self, other: &Self) {
         self.registration.inherit(&other.registration);
-        if let (Some(own), Some(other)) = (&self.generator, &other.generator) {
-            own.inherit(other);
+        if let Some(generator) = &self.generator {
+            generator.inherit(&self.registration, other.generator.as_deref());
         }
         self.warmed();
     }
@@ -330,7 +334,7 @@ impl LiveVersion {
         };
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
-        let mut checked = check::call(&self.binding, request.inputs)?;
+        let checked = check::call(&self.binding, request.inputs)?;
         if checked.batch.is_some_and(|rows| rows != 1) {
             return Err(Error::invalid(format!(
                 "inference request to model '{}' must specify batch-size 1, because each row would have as many answers as \
@@ -341,24 +345,16 @@ impl LiveVersion {
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
         }
-        let (rows, deadline, priority) = (checked.batch, request.deadline, request.priority);
-        let (generation, answers) = generator.begin(Beginning {
+        let beginning = Beginning {
             wanted: request.outputs,
-            rows,
+            rows: checked.batch,
             lengths: checked.lengths,
-            deadline,
-            priority,
+            deadline: request.deadline,
+            priority: request.priority,
+            timeout: Some(request.timeout).filter(|timeout| !timeout.is_zero()),
             max_steps: request.max_steps,
-        })?;
-        generator.plan().keep(&mut checked.call);
-        let reply = Reply::Generating(Box::new(generation));
-        let mut job = Job::new(Arc::clone(&self.executable), checked.call, rows, reply);
-        (job.deadline, job.priority) = (deadline, priority);
-        job.timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
-        if let Err(back) = self.registration.offer(job, true) {
-            let (job, refusal) = *back;
-            job.fail(refused(&self.model, self.version, refusal));
-        }
+        };
+        let answers = generator.begin(checked.call, beginning)?;
         self.examples.served(example);
         Ok(answers)
     }

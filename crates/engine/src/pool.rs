@@ -326,6 +326,11 @@ impl Registration {
         }
     }
 
+    /// Whether every device that it may use has failed.
+    pub(crate) fn is_lost(&self) -> bool {
+        lock(&self.pool.shared.scheduler).is_lost(self.key)
+    }
+
     /// Why it answers nothing any more, where that is so.
     pub fn stuck_by(&self) -> Option<Stuck> {
         lock(&self.pool.shared.scheduler).stuck_by(self.key)

@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     backend::RunError,
     batch,
-    generate::{Generation, Generator, Step},
+    generate::{self, Generation, Step},
     job::Job,
     ordering::Ticket,
     pool::Shared,
@@ -66,10 +66,7 @@ impl Reply {
 
     /// Sends the only or last answer, of a run that took so long. One that nobody waits for is dropped.
     pub fn finish(self, answer: Result<Output>, took: Duration) {
-        if let Some(step) = self.answer(answer, took) {
-            let (generator, job) = step.into_parts();
-            generator.submit(vec![job]);
-        }
+        generate::go_on(self.answer(answer, took).into_iter().collect());
     }
 
     /// The same, but for what follows from it: that is given back, to run together with others.
@@ -189,18 +186,10 @@ impl Done {
     }
 }
 
-/// Steps that follow from one batch are the next batch, or a part of it.
+/// Answers the requests of one batch.
 fn answer_all(jobs: impl Iterator<Item = (Job, Output)>, took: Duration) {
-    let mut next: Option<(Arc<Generator>, Vec<Job>)> = None;
-    for (job, output) in jobs {
-        if let Some(step) = job.reply.answer(Ok(output), took) {
-            let (generator, job) = step.into_parts();
-            next.get_or_insert_with(|| (generator, Vec::new())).1.push(job);
-        }
-    }
-    if let Some((generator, jobs)) = next {
-        generator.submit(jobs);
-    }
+    let answer = |(job, output): (Job, Output)| job.reply.answer(Ok(output), took);
+    generate::go_on(jobs.filter_map(answer).collect());
 }
 
 impl Drop for Done {

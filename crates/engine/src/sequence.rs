@@ -163,6 +163,9 @@ impl Sequencer {
 
     /// Lets a request run as soon as those before it have. It is answered in any case.
     pub(crate) fn submit(self: &Arc<Self>, at: &InSequence, request: Pending) {
+        if at.start {
+            self.leave_lost_lanes();
+        }
         let refused = match self.plan().check_id(&at.id) {
             Err(why) => Err((request, Error::invalid(why))),
             Ok(()) => {
@@ -179,6 +182,18 @@ impl Sequencer {
 
     fn plan(&self) -> &Plan {
         self.binding.sequence.as_ref().unwrap_or_else(|| unreachable!("a sequencer is made for a plan"))
+    }
+
+    /// None begins any more where the device has failed, unless there is nothing else.
+    fn leave_lost_lanes(&self) {
+        if self.lanes.len() < 2 {
+            return;
+        }
+        let lost: Vec<usize> =
+            (0..self.lanes.len()).filter(|lane| self.lanes[*lane].registration.is_lost()).collect();
+        if !lost.is_empty() && lost.len() < self.lanes.len() {
+            self.book().close_lanes(&lost);
+        }
     }
 
     fn refusal(&self, id: &SequenceId, no: No) -> Error {

@@ -254,3 +254,18 @@ async fn rows_that_have_requests_run_together() {
     assert_eq!(answers, [Some(1.0), Some(3.0), Some(10.0), None, Some(100.0), None]);
     assert_eq!(house.fake.rows(), [1, 3, 3]);
 }
+
+#[tokio::test]
+async fn no_sequence_begins_on_a_device_that_has_failed() {
+    let house = House::new(1, 2);
+    let model = house.model(&format!("{SCRIPT}\nlose 77"), adding(sequences()), &[(1, 1), (2, 1)]);
+    assert_eq!(total(model.infer(sent(1, 1.0, true, false)).await), 1.0);
+    assert!(matches!(model.infer(sent(1, 77.0, false, false)).await, Err(Error::DeviceLost { .. })));
+    assert!(matches!(model.infer(sent(1, 1.0, false, false)).await, Err(Error::DeviceLost { .. })));
+    for id in [2, 3] {
+        assert_eq!(total(model.infer(sent(id, 1.0, true, false)).await), 1.0);
+        assert_eq!(total(model.infer(sent(id, 2.0, false, false)).await), 3.0);
+    }
+    let full = model.infer(sent(4, 1.0, true, false)).await.unwrap_err();
+    assert!(matches!(full, Error::SequencesFull { .. }), "{full:?}");
+}

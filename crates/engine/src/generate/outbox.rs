@@ -92,7 +92,7 @@ impl Answers {
             }
         };
         if let Some(step) = parked {
-            step.go_on();
+            super::go_on(vec![step]);
         }
         Poll::Ready(Some(answer))
     }

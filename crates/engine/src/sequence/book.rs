@@ -309,7 +309,9 @@ impl<W, S: Clone> Book<W, S> {
         };
         self.taken[lane] -= 1;
         let free = self.free_row(lane);
-        while let Some((id, life)) = self.line.pop_front() {
+        while self.taken[lane] < self.limits.lanes[lane]
+            && let Some((id, life)) = self.line.pop_front()
+        {
             let Some(sequence) = self.sequences.get_mut(&id).filter(|sequence| sequence.life == life) else {
                 continue;
             };
@@ -364,6 +366,11 @@ impl<W, S: Clone> Book<W, S> {
         let sequences = &self.sequences;
         self.line.retain(|(id, life)| sequences.get(id).is_some_and(|sequence| sequence.life == *life));
         dropped
+    }
+
+    /// No sequence begins on these lanes any more.
+    pub(super) fn close_lanes(&mut self, lanes: &[usize]) {
+        lanes.iter().for_each(|lane| self.limits.lanes[*lane] = 0);
     }
 
     /// Takes no more, and forgets all: what waited, to be refused.

@@ -255,10 +255,13 @@ fn batches_are_made_as_the_strategy_allows() {
     let batching = |text: &str| model(text).unwrap().batching;
     assert_eq!(batching("{strategy: direct}"), Some(Batching::default()));
     assert_eq!(batching("{strategy: direct}\nstateful: true"), Some(Batching::default()));
-    assert_eq!(batching("{}\nstateful: true"), None);
+    assert_eq!(batching("{}\nstateful: true"), Some(Batching::default()), "the state is of the sequence");
     assert_eq!(batching("{}\nbatching: off"), None);
     let delayed = batching("{}\nbatching: {max_delay: 1ms, preferred_sizes: [4]}").unwrap();
     assert_eq!((delayed.max_delay, &delayed.preferred_sizes[..]), (Duration::from_millis(1), &[4][..]));
+    let waits = batching("{strategy: direct, max_delay: 2ms}").unwrap();
+    assert_eq!(waits.max_delay, Duration::from_millis(2));
+    assert!(model("{}").unwrap().stateful, "what is kept nowhere else is kept in the module");
     assert_eq!(yaml("sequence: {strategy: direct}").unwrap().batching, None);
     for text in ["batching: off", "batching: {}", "batching: {max_delay: 1ms}"] {
         let text = error(&format!("{{strategy: direct}}\n{text}"));

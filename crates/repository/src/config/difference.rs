@@ -64,17 +64,19 @@ impl ModelConfig {
             && *sequences == new.sequences
             && *generate == new.generate
             && *op_libraries == new.op_libraries;
-        if !same_model {
-            return Difference::Reload;
-        }
-        let same_service = *version_policy == new.version_policy
-            && *instances == new.instances
+        // What goes on from request to request or from step to step has its place in queues of its own.
+        let same_places = *instances == new.instances
             && *batching == new.batching
             && *queue == new.queue
             && *weight == new.weight
+            && *threads == new.threads;
+        if !same_model || ((sequences.is_some() || generate.is_some()) && !same_places) {
+            return Difference::Reload;
+        }
+        let same_service = *version_policy == new.version_policy
+            && same_places
             && *availability == new.availability
             && *warmup == new.warmup
-            && *threads == new.threads
             && *notes == new.notes
             && source.message() == new.source.message()
             && labels(inputs).eq(labels(&new.inputs))

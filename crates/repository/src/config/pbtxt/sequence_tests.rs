@@ -65,7 +65,7 @@ fn the_fields_of_both_strategies_are_read() {
     let config = model("direct { max_queue_delay_microseconds: 7 minimum_slot_utilization: 0.5 }").unwrap();
     let direct = SequenceStrategy::Direct { max_delay: Duration::from_micros(7) };
     assert_eq!(config.sequences.unwrap().strategy, direct);
-    assert_eq!(config.batching, Some(Batching::default()));
+    assert_eq!(config.batching.unwrap().max_delay, Duration::from_micros(7));
     assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
     assert!(config.notes[0].starts_with("sequence_batching.direct.minimum_slot_utilization has no effect: "));
 }

@@ -130,10 +130,13 @@ pub(super) fn with_state(seed: Seed, config: ModelConfig) -> ModelConfig {
         Seed::Sequences(sequences) => {
             let batching = match sequences.strategy {
                 SequenceStrategy::Oldest { .. } => config.batching,
-                SequenceStrategy::Direct { .. } => (config.max_batch_size > 0).then(Batching::default),
+                SequenceStrategy::Direct { max_delay } => {
+                    (config.max_batch_size > 0).then(|| Batching { max_delay, ..Batching::default() })
+                }
             };
             // Triton's format has no word for queues beside sequences.
-            ModelConfig { sequences: Some(sequences), batching, queue: Queueing::default(), ..config }
+            let (stateful, queue) = (sequences.states.is_empty(), Queueing::default());
+            ModelConfig { sequences: Some(sequences), batching, queue, stateful, ..config }
         }
         Seed::Generate { .. } => generating(seed, config),
     }
