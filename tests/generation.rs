@@ -329,7 +329,7 @@ async fn a_generation_ends_on_the_version_on_which_it_began() {
     let newer = eventually(&site.server, "version 2 serves", async || {
         let all: Vec<_> = stream(&mut other, vec![from("new", 0, 1)]).await.collect().await;
         let last = all.last().unwrap().as_ref().unwrap().infer_response.as_ref().unwrap();
-        (last.model_version == "2").then(|| all.len())
+        (last.model_version == "2").then_some(all.len())
     })
     .await;
     assert_eq!(newer, 4);

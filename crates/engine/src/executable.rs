@@ -24,6 +24,8 @@ pub struct Executable {
     pub(crate) version: Version,
     /// The sizes of batches that it is run with, ascending; empty for all.
     pub(crate) allowed_sizes: Vec<usize>,
+    /// A run changes what the next one finds in its instance, so that none is made twice.
+    pub(crate) keeps_state: bool,
     places: Vec<(Placement, Arc<Place>)>,
     /// Told when this is dropped. The last field: by then the places are gone, or another's.
     farewells: Mutex<Vec<Farewell>>,
@@ -48,7 +50,13 @@ impl Executable {
                 Ok((placement, Arc::new(place)))
             })
             .collect::<Result<_, LoadError>>()?;
-        Ok(Self { name, version, allowed_sizes, places, farewells: Mutex::default() })
+        let keeps_state = false;
+        Ok(Self { name, version, allowed_sizes, keeps_state, places, farewells: Mutex::default() })
+    }
+
+    /// The same, of a model whose instances keep state of their own if it is said so.
+    pub(crate) fn keeping_state(self, keeps_state: bool) -> Self {
+        Self { keeps_state, ..self }
     }
 
     /// The same weights and runners with other limits; `None` where the devices are not the same ones, so
@@ -65,7 +73,8 @@ impl Executable {
             place.trim(placement.limit);
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        Some(Self { name, version: self.version, allowed_sizes, places, farewells })
+        let (version, keeps_state) = (self.version, self.keeps_state);
+        Some(Self { name, version, allowed_sizes, keeps_state, places, farewells })
     }
 
     /// The same weights on one of the devices, with a runner of its own: for warming, because those of a model that
@@ -86,7 +95,8 @@ impl Executable {
             places.push((Placement { device, limit: 1 }, Arc::new(own)));
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        Ok(Self { name, version: self.version, allowed_sizes, places, farewells })
+        let (version, keeps_state) = (self.version, self.keeps_state);
+        Ok(Self { name, version, allowed_sizes, keeps_state, places, farewells })
     }
 
     /// How many rows a batch of so many is run with.

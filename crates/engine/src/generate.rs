@@ -12,7 +12,7 @@ mod outbox;
 use std::{
     mem,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,12 +30,12 @@ use crate::{
     binding::Binding,
     executable::Executable,
     job::Job,
-    model::QUEUE_LIMIT,
+    model::{FailureLog, QUEUE_LIMIT},
     outputs::{self, NamedOutput, OutputSlot, Wanted},
     padding::Lengths,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
-    scheduler::Refusal,
+    scheduler::{Refusal, Stuck},
     schema::{ArgumentKind, Return, Schema},
     sequence::{part, tensor},
     value::{Arg, Call, Kept, Output, Tensor},
@@ -181,6 +181,11 @@ pub(crate) struct Generator {
     lanes: Vec<Lane>,
     /// Requests that are being answered.
     going_on: AtomicUsize,
+    /// How many of them wait for their callers to take answers.
+    parked: AtomicUsize,
+    /// Where answers are put, also of some requests that have been answered.
+    outboxes: Mutex<Vec<Weak<Outbox>>>,
+    failures: Arc<FailureLog>,
 }
 
 impl Generator {
@@ -190,6 +195,7 @@ impl Generator {
         binding: &Arc<Binding>,
         (start, step): (&Arc<Executable>, Executable),
         own: &Arc<Registration>,
+        failures: &Arc<FailureLog>,
         pool: &Pool,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -198,6 +204,9 @@ impl Generator {
             start: Arc::clone(start),
             step: Arc::new(step),
             going_on: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            outboxes: Mutex::default(),
+            failures: Arc::clone(failures),
         })
     }
 
@@ -214,7 +223,8 @@ impl Generator {
     /// # Errors
     /// [`Error::QueueFull`] where as many go on as may; all else comes as an answer.
     pub(crate) fn begin(self: &Arc<Self>, mut call: Call, request: Beginning) -> Result<Answers> {
-        if self.going_on.fetch_add(1, Ordering::AcqRel) >= QUEUE_LIMIT {
+        let parked = self.parked.load(Ordering::Acquire);
+        if self.going_on.fetch_add(1, Ordering::AcqRel) >= QUEUE_LIMIT.saturating_add(parked) {
             self.going_on.fetch_sub(1, Ordering::AcqRel);
             let model = self.binding.model.to_string();
             return Err(Error::QueueFull { model, limit: QUEUE_LIMIT, priority: None, retry_after: None });
@@ -224,6 +234,7 @@ impl Generator {
         let lane = lanes::emptiest(&self.lanes);
         self.lanes[lane].going_on.fetch_add(1, Ordering::AcqRel);
         let outbox = Arc::<Outbox>::default();
+        self.remember(&outbox);
         let (rows, deadline, priority, timeout) =
             (request.rows, request.deadline, request.priority, request.timeout);
         let generation = Generation {
@@ -244,12 +255,27 @@ impl Generator {
         Ok(Answers(outbox))
     }
 
+    fn remember(&self, outbox: &Arc<Outbox>) {
+        let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if outboxes.len() > 64 + 2 * self.count() {
+            outboxes.retain(|outbox| outbox.strong_count() > 0);
+        }
+        outboxes.push(Arc::downgrade(outbox));
+    }
+
     /// Lets steps run, together where that pays; all of one lane.
     fn submit(&self, lane: usize, steps: Vec<Job>) {
         self.lanes[lane].step.offer_together(steps).into_iter().for_each(refuse);
     }
 
+    /// Takes no more, and ends what goes on: also for those who do not take their answers.
     pub(crate) fn close(&self) {
+        let outboxes = mem::take(&mut *self.outboxes.lock().unwrap_or_else(PoisonError::into_inner));
+        for outbox in outboxes.iter().filter_map(Weak::upgrade) {
+            let (model, version) = (self.binding.model.to_string(), self.start.version.to_string());
+            let why = "it was unloaded before all answers were made".to_owned();
+            outbox.abandon(Error::NotReady { model, version, why });
+        }
         for lane in &self.lanes {
             lane.step.close_unless_serving();
             lane.start.close_unless_serving();
@@ -264,6 +290,13 @@ impl Generator {
             load.running += own.running;
             load.hung += own.hung;
         }
+    }
+
+    /// Why nothing is answered any more, where that is so.
+    pub(crate) fn stuck_by(&self) -> Option<Stuck> {
+        let stuck = |lane: &Lane| lane.start.stuck_by().or_else(|| lane.step.stuck_by());
+        let all: Option<Vec<_>> = self.lanes.iter().map(stuck).collect();
+        all?.into_iter().next()
     }
 
     /// How many requests are being answered.
@@ -387,6 +420,9 @@ impl Generation {
 
     fn end(mut self, answer: Result<Vec<NamedOutput>>) -> Option<Step> {
         self.leave();
+        if let Err(error) = &answer {
+            self.generator.failures.note(self.generator.start.version, error);
+        }
         self.outbox.put(answer, None)
     }
 
@@ -414,6 +450,9 @@ impl Drop for Generation {
     }
 }
 
+/// Whoever wants more takes answers one by one.
+const MOST_COLLECTED: usize = 64 << 20;
+
 /// All answers as one: each output's joined along its second dimension, strings row by row.
 ///
 /// # Errors
@@ -421,8 +460,17 @@ impl Drop for Generation {
 pub(crate) async fn collect(model: &str, mut answers: Answers) -> Result<Vec<NamedOutput>> {
     let mut all: Vec<Vec<Tensor>> = Vec::new();
     let mut names = Vec::new();
+    let mut bytes = 0;
     while let Some((answer, _)) = answers.next().await {
         for (index, output) in answer?.into_iter().enumerate() {
+            bytes += output.tensor.bytes().len();
+            if bytes > MOST_COLLECTED {
+                let message = format!(
+                    "its answers are more than {MOST_COLLECTED} bytes together, which are not collected: ask for them by \
+                     ModelStreamInfer, or for fewer with the parameter max_steps"
+                );
+                return Err(Error::Output { model: model.to_owned(), message });
+            }
             if index >= all.len() {
                 all.push(Vec::new());
                 names.push(output.name);

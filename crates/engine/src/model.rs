@@ -61,13 +61,17 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Logs what a version fails with: the first at once, then at most a line a second, whatever callers do.
 #[derive(Debug, Default)]
-struct FailureLog {
+pub(crate) struct FailureLog {
     /// When the last line was written, and how many failures have not been since.
     state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl FailureLog {
-    fn log(&self, version: Version, error: &Error) {
+    /// Logs what is the model's fault or ours.
+    pub(crate) fn note(&self, version: Version, error: &Error) {
+        if !matches!(error, Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. }) {
+            return;
+        }
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
@@ -108,14 +112,14 @@ pub struct LiveVersion {
     registration: Arc<Registration>,
     /// `None` once it has been retired.
     serving: Mutex<Option<Serving>>,
-    failures: FailureLog,
+    failures: Arc<FailureLog>,
     examples: Arc<Examples>,
     /// Where answers are to leave in the order of their requests.
     gate: Option<Arc<Gate>>,
 }
 
 /// Where the configuration asks for it.
-fn gate(config: &ModelConfig) -> Option<Arc<Gate>> {
+pub(crate) fn gate(config: &ModelConfig) -> Option<Arc<Gate>> {
     config.batching.as_ref().filter(|batching| batching.preserve_ordering).map(|_| Arc::default())
 }
 
@@ -142,30 +146,35 @@ impl LiveVersion {
         let executable = |modules| {
             Executable::new(Arc::clone(&binding.model), version, allowed_sizes(config), modules, reaper)
         };
-        let (executable, step) = (Arc::new(executable(modules)?), steps.map(executable).transpose()?);
+        let (executable, step) = (
+            Arc::new(executable(modules)?.keeping_state(config.stateful)),
+            steps.map(executable).transpose()?,
+        );
         let binding = Arc::new(binding);
         let registration = Arc::new(pool.register(Policy::new(config, executable.placements(), QUEUE_LIMIT)));
         let sequencer = config
             .sequences
             .as_ref()
             .map(|sequences| Sequencer::new(config, sequences, &binding, &executable, &registration, pool));
+        let failures = Arc::<FailureLog>::default();
         Ok(Self {
             model: Arc::clone(&binding.model),
             version,
-            gate: gate(config),
+            gate: gate(config).filter(|_| config.sequences.is_none()),
             schema: Arc::new(opened.schema().clone()),
             step_schema: opened.step_schema().cloned().map(Arc::new),
             digest: None,
             loaded_at: SystemTime::now(),
             sequencer: sequencer.transpose()?,
-            generator: step
-                .map(|step| Generator::new(config, &binding, (&executable, step), &registration, pool)),
+            generator: step.map(|step| {
+                Generator::new(config, &binding, (&executable, step), &registration, &failures, pool)
+            }),
             config: Arc::clone(config),
             binding,
             executable,
             serving: Mutex::new(Some(Serving::new(&registration))),
             registration,
-            failures: FailureLog::default(),
+            failures,
             examples: Arc::default(),
         })
     }
@@ -174,13 +183,18 @@ impl LiveVersion {
     /// who waits notices. The scheduler has the new placements when this returns, also for requests that
     /// this version still accepts.
     ///
-    /// `None` where the placements are on other devices than the weights are.
+    /// `None` where the placements are on other devices than the weights are, and for models of sequences or many
+    /// answers.
     pub fn reconfigured(
         &self,
         config: Arc<ModelConfig>,
         binding: Binding,
         placements: &[Placement],
     ) -> Option<Self> {
+        // What goes on from request to request, or from step to step, has queues and runners of its own.
+        if self.sequencer.is_some() || self.generator.is_some() {
+            return None;
+        }
         let executable = self.executable.with(placements, allowed_sizes(&config))?;
         self.registration.set_policy(&Policy::new(&config, placements.to_vec(), QUEUE_LIMIT));
         // Those who came under an order that still holds keep their places in it.
@@ -194,13 +208,13 @@ impl LiveVersion {
             binding: Arc::new(binding),
             digest: self.digest,
             loaded_at: self.loaded_at,
-            sequencer: self.sequencer.clone(),
-            generator: self.generator.clone(),
-            step_schema: self.step_schema.clone(),
+            sequencer: None,
+            generator: None,
+            step_schema: None,
             executable: Arc::new(executable),
             serving: Mutex::new(Some(Serving::new(&self.registration))),
             registration: Arc::clone(&self.registration),
-            failures: FailureLog::default(),
+            failures: Arc::default(),
             examples: Arc::clone(&self.examples),
         })
     }
@@ -237,18 +251,20 @@ impl LiveVersion {
         self.sequencer.as_ref().is_some_and(|sequencer| sequencer.holds(id))
     }
 
-    /// Whether the sequences of the other go on here.
-    pub(crate) fn continues(&self, other: &Self) -> bool {
-        match (&self.sequencer, &other.sequencer) {
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            (None, _) | (_, None) => false,
-        }
-    }
-
     /// Ends sequences that are idle for too long.
     pub(crate) fn sweep(&self) {
         if let Some(sequencer) = &self.sequencer {
             sequencer.sweep();
+        }
+    }
+
+    /// Ends all sequences and generations at once, because the server goes away.
+    pub fn abandon(&self) {
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.close();
+        }
+        if let Some(generator) = &self.generator {
+            generator.close();
         }
     }
 
@@ -266,6 +282,7 @@ impl LiveVersion {
     pub fn stuck_by(&self) -> Option<Stuck> {
         match &self.sequencer {
             Some(sequencer) => sequencer.stuck_by(),
+            None if self.generator.is_some() => self.generator.as_ref()?.stuck_by(),
             None => self.registration.stuck_by(),
         }
     }
@@ -307,9 +324,10 @@ impl LiveVersion {
     /// queue; a run that has begun is finished and its outcome dropped.
     pub async fn infer(&self, request: Request) -> Result<Vec<NamedOutput>> {
         let outcome = self.answer(request).await;
-        if let Err(error @ (Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. })) = &outcome
+        if let Err(error) = &outcome
+            && self.generator.is_none()
         {
-            self.failures.log(self.version, error);
+            self.failures.note(self.version, error);
         }
         outcome
     }
@@ -361,7 +379,15 @@ impl LiveVersion {
 
     async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
         if self.generator.is_some() {
-            return collect(&self.model, self.generate(request)?).await;
+            let deadline = request.deadline;
+            let collected = collect(&self.model, self.generate(request)?);
+            let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
+            return match deadline {
+                None => collected.await,
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline.into(), collected).await.unwrap_or(Err(late))
+                }
+            };
         }
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();

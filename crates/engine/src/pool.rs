@@ -326,9 +326,9 @@ impl Registration {
         }
     }
 
-    /// Whether every device that it may use has failed.
-    pub(crate) fn is_lost(&self) -> bool {
-        lock(&self.pool.shared.scheduler).is_lost(self.key)
+    /// Whether it takes no request, whatever it is.
+    pub(crate) fn refuses(&self) -> bool {
+        lock(&self.pool.shared.scheduler).refuses(self.key).is_some()
     }
 
     /// Why it answers nothing any more, where that is so.

@@ -148,7 +148,7 @@ impl Done {
                 self.pool.fail_device(self.device, &message);
             }
             // The guilty one is found by running each by itself.
-            Err(_) if jobs.len() > 1 => self.pool.again(self.model, jobs),
+            Err(_) if jobs.len() > 1 && !jobs[0].executable.keeps_state => self.pool.again(self.model, jobs),
             Err(error) => {
                 for job in jobs {
                     let answer = Err(of_model(&job, &error));
@@ -180,7 +180,15 @@ impl Done {
                 }
                 self.failed.store(true, Ordering::Relaxed);
                 self.pool.never_join(self.model);
-                self.pool.again(self.model, jobs);
+                if jobs.iter().any(|job| job.executable.keeps_state) {
+                    let error = RunError::Output(what);
+                    for job in jobs {
+                        let answer = Err(of_model(&job, &error));
+                        job.reply.finish(answer, took);
+                    }
+                } else {
+                    self.pool.again(self.model, jobs);
+                }
             }
         }
     }
@@ -199,7 +207,7 @@ impl Drop for Done {
         if !jobs.is_empty() {
             self.failed.store(true, Ordering::Relaxed);
         }
-        if jobs.len() > 1 {
+        if jobs.len() > 1 && !jobs[0].executable.keeps_state {
             self.pool.again(self.model, jobs);
         }
     }

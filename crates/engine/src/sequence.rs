@@ -13,6 +13,7 @@ mod plan;
 mod rows;
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -33,6 +34,7 @@ use crate::{
     executable::Executable,
     job::Job,
     model::QUEUE_LIMIT,
+    ordering::Gate,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::{Placement, Policy, Refusal, Stuck},
@@ -61,16 +63,19 @@ pub(crate) struct Pending {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl Pending {
+    fn job(self, executable: &Arc<Executable>) -> Job {
+        let mut job = Job::new(Arc::clone(executable), self.call, self.rows, self.reply);
+        (job.deadline, job.priority, job.timeout) = (self.deadline, self.priority, self.timeout);
+        job
+    }
+}
+
 /// A request whose turn it is.
 struct Prepared {
     lane: usize,
     row: usize,
-    call: Call,
-    rows: Option<i64>,
-    reply: Reply,
-    deadline: Option<Instant>,
-    priority: u64,
-    timeout: Option<Duration>,
+    request: Pending,
 }
 
 /// What a run leaves for the next.
@@ -82,12 +87,22 @@ pub(crate) struct Sequencer {
     binding: Arc<Binding>,
     book: Mutex<Book<Pending, Left>>,
     lanes: Vec<Lane>,
+    /// What has ended, and who takes care of it: one after the other, however much follows from each.
+    ended: Mutex<Ended>,
+    /// Where answers are to leave in the order in which their requests run.
+    gate: Option<Arc<Gate>>,
     /// Each sequence has a row of its lane's batches.
     rows: bool,
     /// How many sequences may go on or wait.
     limit: usize,
     /// Holds the weights until the last sequence is over.
-    _executable: Arc<Executable>,
+    executable: Arc<Executable>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    next: VecDeque<(SequenceId, Next<Pending, Left>)>,
+    cared_for: bool,
 }
 
 /// Where sequences go on: its runs are made by these runners, on this device.
@@ -132,18 +147,20 @@ impl Sequencer {
             }
         }
         let alone = lanes.len() == 1 && !config.stateful;
+        let rows = config.stateful
+            && config.max_batch_size > 0
+            && matches!(sequences.strategy, SequenceStrategy::Direct { .. });
+        // A run of rows has all the rows that it can have.
+        let of_lanes = ModelConfig { batching: config.batching.clone().filter(|_| !rows), ..config.clone() };
         let register = |(executable, place): (Arc<Executable>, Placement)| {
             let registration = if alone {
                 Arc::clone(registration)
             } else {
-                Arc::new(pool.register(Policy::new(config, vec![place], QUEUE_LIMIT)))
+                Arc::new(pool.register(Policy::new(&of_lanes, vec![place], QUEUE_LIMIT)))
             };
             Lane { executable, registration }
         };
         let waiting = sequences.max_waiting as usize;
-        let rows = config.stateful
-            && config.max_batch_size > 0
-            && matches!(sequences.strategy, SequenceStrategy::Direct { .. });
         let limit = capacities.iter().fold(waiting, |sum, lane| sum.saturating_add(*lane));
         let limits =
             Limits { lanes: capacities, waiting, requests: QUEUE_LIMIT, idle: sequences.idle_timeout, rows };
@@ -151,9 +168,11 @@ impl Sequencer {
             binding: Arc::clone(binding),
             book: Mutex::new(Book::new(limits)),
             lanes: lanes.into_iter().map(register).collect(),
+            ended: Mutex::default(),
+            gate: crate::model::gate(config),
             rows,
             limit,
-            _executable: Arc::clone(executable),
+            executable: Arc::clone(executable),
         }))
     }
 
@@ -164,7 +183,7 @@ impl Sequencer {
     /// Lets a request run as soon as those before it have. It is answered in any case.
     pub(crate) fn submit(self: &Arc<Self>, at: &InSequence, request: Pending) {
         if at.start {
-            self.leave_lost_lanes();
+            self.look_for_lanes();
         }
         let refused = match self.plan().check_id(&at.id) {
             Err(why) => Err((request, Error::invalid(why))),
@@ -184,15 +203,12 @@ impl Sequencer {
         self.binding.sequence.as_ref().unwrap_or_else(|| unreachable!("a sequencer is made for a plan"))
     }
 
-    /// None begins any more where the device has failed, unless there is nothing else.
-    fn leave_lost_lanes(&self) {
-        if self.lanes.len() < 2 {
-            return;
-        }
-        let lost: Vec<usize> =
-            (0..self.lanes.len()).filter(|lane| self.lanes[*lane].registration.is_lost()).collect();
-        if !lost.is_empty() && lost.len() < self.lanes.len() {
-            self.book().close_lanes(&lost);
+    /// None begins where nothing runs any more, because the device has failed or all hangs; unless there is nothing
+    /// else.
+    fn look_for_lanes(&self) {
+        if self.lanes.len() > 1 {
+            let usable: Vec<bool> = self.lanes.iter().map(|lane| !lane.registration.refuses()).collect();
+            self.book().use_lanes(usable);
         }
     }
 
@@ -211,7 +227,7 @@ impl Sequencer {
     }
 
     fn unloaded(&self) -> Error {
-        let (model, version) = (self.binding.model.to_string(), self._executable.version.to_string());
+        let (model, version) = (self.binding.model.to_string(), self.executable.version.to_string());
         let why = "it has been unloaded, and its sequences with it: begin them again".to_owned();
         Error::NotReady { model, version, why }
     }
@@ -223,10 +239,8 @@ impl Sequencer {
                 .for_each(|(lane, rows)| self.offer(lane, rows.job(self, lane), here));
             return;
         }
-        for Prepared { lane, call, rows, reply, deadline, priority, timeout, .. } in self.prepared(runs) {
-            let mut job = Job::new(Arc::clone(&self.lanes[lane].executable), call, rows, reply);
-            (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
-            self.offer(lane, job, here);
+        for Prepared { lane, request, .. } in self.prepared(runs) {
+            self.offer(lane, request.job(&self.lanes[lane].executable), here);
         }
     }
 
@@ -242,12 +256,16 @@ impl Sequencer {
     fn prepared(self: &Arc<Self>, runs: Vec<Run<Pending, Left>>) -> Vec<Prepared> {
         let prepare = |run: Run<Pending, Left>| {
             let Run { id, life, lane, row, item, state } = run;
-            let Pending { mut call, rows, reply, deadline, priority, timeout } = item.work;
+            let mut request = item.work;
             let at = Position { id: &id, start: item.start, end: item.end, ready: true };
-            self.plan().fill(&mut call, at, state.as_deref());
+            self.plan().fill(&mut request.call, at, state.as_deref());
             let turn = Turn { sequencer: Arc::clone(self), id, life, over: false };
-            let reply = Reply::Sequenced(turn, Box::new(reply));
-            Prepared { lane, row, call, rows, reply, deadline, priority, timeout }
+            let reply = match &self.gate {
+                Some(gate) => Reply::Ordered(gate.enter(), Box::new(request.reply)),
+                None => request.reply,
+            };
+            request.reply = Reply::Sequenced(turn, Box::new(reply));
+            Prepared { lane, row, request }
         };
         runs.into_iter().map(prepare).collect()
     }
@@ -257,22 +275,50 @@ impl Sequencer {
         self.book().ended(id, life, left, Instant::now())
     }
 
+    /// What one end leads to may end others at once, as where their callers have gone, and so on: not one in the
+    /// other, because there may be thousands.
     fn go_on(self: &Arc<Self>, id: &SequenceId, next: Next<Pending, Left>) {
-        for item in next.refused {
+        let ended = || self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut ended = ended();
+            ended.next.push_back((id.clone(), next));
+            if mem::replace(&mut ended.cared_for, true) {
+                return;
+            }
+        }
+        loop {
+            let Some((id, next)) = ({
+                let mut ended = ended();
+                let next = ended.next.pop_front();
+                ended.cared_for = next.is_some();
+                next
+            }) else {
+                return;
+            };
+            self.refuse(&id, next.refused);
+            self.run_all(next.runs, false);
+        }
+    }
+
+    /// Tells those who were sent ahead that the one before them did not run.
+    fn refuse(&self, id: &SequenceId, items: Vec<Item<Pending>>) {
+        for item in items {
             let (model, sequence) = (self.binding.model.to_string(), id_text(id));
             item.work.reply.finish(Err(Error::SequenceBroken { model, sequence }), Duration::ZERO);
         }
-        self.run_all(next.runs, false);
     }
 
     /// Ends the sequences that are idle for too long, and lets those go that nobody waits for.
     pub(crate) fn sweep(self: &Arc<Self>) {
-        let (runs, dropped) = {
+        let (runs, swept) = {
             let mut book = self.book();
-            let dropped = book.sweep(|request| request.reply.is_closed());
-            (book.expire(Instant::now()), dropped)
+            let swept = book.sweep(|request| request.reply.is_closed());
+            (book.expire(Instant::now()), swept)
         };
-        drop(dropped);
+        for (id, refused) in swept.refused {
+            self.refuse(&id, refused);
+        }
+        drop(swept.dropped);
         self.run_all(runs, false);
     }
 

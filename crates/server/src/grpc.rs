@@ -182,10 +182,10 @@ impl Service {
             let (live, request) = self.find(request, deadline)?;
             if live.generates() {
                 let answers = live.generate(request).map_err(|error| self.codes.of_error(&error))?;
-                return Ok(Said::Many(self.generated(live, id.clone(), answers, encoding, real_errors)));
+                return Ok(Said::Many(self.generated(&live, id.clone(), answers, encoding, real_errors)));
             }
             let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
-            let response = to_proto::infer_response(&live, id.clone(), outputs);
+            let response = to_proto::infer_response(&live.model, live.version, id.clone(), outputs);
             let response = to_proto::stream_response(response, true);
             Answer::Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
         };
@@ -201,17 +201,18 @@ impl Service {
     /// The answers to one message, as they are made.
     fn generated(
         self: &Arc<Self>,
-        live: Arc<LiveVersion>,
+        live: &LiveVersion,
         id: String,
         answers: Answers,
         encoding: Option<Encoding>,
         real_errors: bool,
     ) -> Pin<Box<dyn Stream<Item = Answer<Bytes>> + Send>> {
-        let this = Arc::clone(self);
+        // Not the version itself: who does not read would hold its weights.
+        let (this, model, version) = (Arc::clone(self), Arc::clone(&live.model), live.version);
         let encode = move |(answer, last): generate::Answer| {
             let response = match answer {
                 Ok(outputs) => {
-                    let response = to_proto::infer_response(&live, id.clone(), outputs);
+                    let response = to_proto::infer_response(&model, version, id.clone(), outputs);
                     to_proto::stream_response(response, last)
                 }
                 Err(error) => {
@@ -289,7 +290,7 @@ impl Service {
             )));
         }
         let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
-        Ok(to_proto::infer_response(&live, id, outputs))
+        Ok(to_proto::infer_response(&live.model, live.version, id, outputs))
     }
 
     async fn load(

@@ -100,6 +100,7 @@ impl Listener {
             // because some are on their way to where they wait.
             let end = tokio::time::Instant::now() + LAST_WORDS;
             while !connections.is_empty() && tokio::time::Instant::now() < end {
+                this.service.table.abandon();
                 this.service.pool.abandon();
                 finish(&mut connections, LAST_WORDS / 20).await;
             }

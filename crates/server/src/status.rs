@@ -25,9 +25,8 @@ impl Codes {
             }
             Error::InvalidInput(_) => Code::InvalidArgument,
             Error::NotReady { .. } | Error::DeviceLost { .. } => Code::Unavailable,
-            Error::SequencesFull { .. } => Code::ResourceExhausted,
             Error::SequenceBroken { .. } => Code::Aborted,
-            Error::QueueFull { .. } | Error::QueuesFull { .. } => {
+            Error::QueueFull { .. } | Error::QueuesFull { .. } | Error::SequencesFull { .. } => {
                 self.choose(Code::ResourceExhausted, Code::Unavailable)
             }
             Error::QueueTimeout { .. } => self.choose(Code::DeadlineExceeded, Code::Unavailable),

@@ -25,13 +25,14 @@ const PLATFORM: &str = "pytorch_libtorch";
 
 /// The answer to ModelInfer: outputs and their raw contents, one for one.
 pub(crate) fn infer_response(
-    live: &LiveVersion,
+    model: &str,
+    version: Version,
     id: String,
     outputs: Vec<NamedOutput>,
 ) -> ModelInferResponse {
     let mut response = ModelInferResponse {
-        model_name: live.model.to_string(),
-        model_version: live.version.to_string(),
+        model_name: model.to_owned(),
+        model_version: version.to_string(),
         id,
         outputs: Vec::with_capacity(outputs.len()),
         raw_output_contents: Vec::with_capacity(outputs.len()),

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <caffe2/serialize/file_adapter.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
@@ -124,7 +125,10 @@ int sc_release_memory(bool cuda, char** error) {
   // Large tensors have mappings of their own, which freeing ends; the rest is in the heap's free lists.
   malloc_trim(0);
   if (!cuda) return 0;
-  return sc_try(error, [] { at::getDeviceAllocator(at::kCUDA)->emptyCache(); });
+  return sc_try(error, [] {
+    at::getDeviceAllocator(at::kCUDA)->emptyCache();
+    at::getHostAllocator(at::kCUDA)->empty_cache();
+  });
 }
 
 void sc_exit(int code) { std::_Exit(code); }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use sconce_repository::{ModelConfig, QueuePolicy, Queueing};
+use sconce_repository::{Batching, ModelConfig, QueuePolicy, Queueing};
 
 use crate::{
     model::QUEUE_LIMIT,
@@ -33,7 +33,12 @@ pub(super) fn new(
     // Who has begun waits no less than he has to, and is refused no more.
     let levels = config.queue.levels.iter().map(|_| QueuePolicy::default()).collect();
     let queue = Queueing { levels, ..config.queue.clone() };
-    let of_steps = ModelConfig { queue, ..config.clone() };
+    // Company is there already: a step waits for nobody.
+    let batching = config
+        .batching
+        .as_ref()
+        .map(|batching| Batching { allowed_sizes: batching.allowed_sizes.clone(), ..Batching::default() });
+    let of_steps = ModelConfig { queue, batching, ..config.clone() };
     let register = |config, placement: &Placement| {
         pool.register(Policy::new(config, vec![placement.clone()], QUEUE_LIMIT))
     };
@@ -48,11 +53,14 @@ pub(super) fn new(
     placements.iter().map(lane).collect()
 }
 
-/// The lane where the fewest go on, of those whose device has not failed if there are any.
+/// The lane where the fewest go on, of those where anything runs if there are any.
 pub(super) fn emptiest(lanes: &[Lane]) -> usize {
     let busy = |index: &usize| {
         let lane = &lanes[*index];
-        (lanes.len() > 1 && lane.step.is_lost(), lane.going_on.load(Ordering::Acquire))
+        (
+            lanes.len() > 1 && (lane.step.refuses() || lane.start.refuses()),
+            lane.going_on.load(Ordering::Acquire),
+        )
     };
     (0..lanes.len()).min_by_key(busy).unwrap_or(0)
 }

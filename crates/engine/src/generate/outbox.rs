@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -19,12 +19,37 @@ pub type Answer = (Result<Vec<NamedOutput>>, bool);
 struct State {
     ready: VecDeque<Answer>,
     /// What goes on when there is room.
-    parked: Option<Step>,
+    parked: Option<Parked>,
     waker: Option<Waker>,
     /// The last answer has been put in.
     ended: bool,
     /// Nobody takes answers any more.
     closed: bool,
+}
+
+/// A step that waits for its caller to take answers: it takes no place from others meanwhile.
+#[derive(Debug)]
+struct Parked(Option<Step>);
+
+impl Parked {
+    fn new(step: Step) -> Self {
+        step.generator.parked.fetch_add(1, Ordering::AcqRel);
+        Self(Some(step))
+    }
+
+    fn into_step(mut self) -> Option<Step> {
+        let step = self.0.take()?;
+        step.generator.parked.fetch_sub(1, Ordering::AcqRel);
+        Some(step)
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        if let Some(step) = &self.0 {
+            step.generator.parked.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Where a generation puts its answers.
@@ -53,7 +78,7 @@ impl Outbox {
             let next = if state.ready.len() < READY {
                 next
             } else {
-                state.parked = next;
+                state.parked = next.map(Parked::new);
                 None
             };
             (next, state.waker.take())
@@ -64,9 +89,11 @@ impl Outbox {
         next
     }
 
-    /// The worker was lost: there will be no more answers.
+    /// There will be no more answers but this, whatever waits to be taken.
     pub(super) fn abandon(&self, error: crate::Error) {
+        let parked = self.lock().parked.take();
         drop(self.put(Err(error), None));
+        drop(parked);
     }
 }
 
@@ -91,7 +118,7 @@ impl Answers {
                 }
             }
         };
-        if let Some(step) = parked {
+        if let Some(step) = parked.and_then(Parked::into_step) {
             super::go_on(vec![step]);
         }
         Poll::Ready(Some(answer))

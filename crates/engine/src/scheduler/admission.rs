@@ -162,13 +162,8 @@ impl<W: Work> Scheduler<W> {
         }
     }
 
-    /// Whether every device that the model may use has failed.
-    pub fn is_lost(&self, model: ModelKey) -> bool {
-        self.refuses(model) == Some(Refusal::NoDevice)
-    }
-
     /// Why no request of the model is taken in, whatever it is.
-    fn refuses(&self, model: ModelKey) -> Option<Refusal> {
+    pub fn refuses(&self, model: ModelKey) -> Option<Refusal> {
         let Some(state) = self.models.get(&model) else { return Some(Refusal::Gone) };
         if !self.devices.any_healthy(&state.policy.placements) {
             return Some(Refusal::NoDevice);

@@ -84,6 +84,13 @@ impl<W, S> Default for Next<W, S> {
     }
 }
 
+/// What nobody waits for, and those who came behind it.
+#[derive(Debug)]
+pub(super) struct Swept<W> {
+    pub(super) dropped: Vec<Item<W>>,
+    pub(super) refused: Vec<(SequenceId, Vec<Item<W>>)>,
+}
+
 #[derive(Debug)]
 struct Sequence<W, S> {
     /// Tells it from others of the same id before it.
@@ -123,6 +130,8 @@ pub(super) struct Book<W, S> {
     waiting: usize,
     pending: usize,
     lives: u64,
+    /// Lanes where sequences may begin; empty where all are.
+    usable: Vec<bool>,
     /// No sequence has been idle for too long before then.
     look: Option<Instant>,
     closed: bool,
@@ -139,6 +148,7 @@ impl<W, S: Clone> Book<W, S> {
             waiting: 0,
             pending: 0,
             lives: 0,
+            usable: Vec::new(),
             look: None,
             closed: false,
         }
@@ -173,7 +183,8 @@ impl<W, S: Clone> Book<W, S> {
         if !known && !item.start {
             return (Err((item, No::NotBegun)), runs);
         }
-        if !self.sequences.contains_key(id) && !self.begin(id, now) {
+        let new = !self.sequences.contains_key(id);
+        if new && !self.begin(id, now) {
             return (Err((item, No::Sequences)), runs);
         }
         let lane = self.sequences.get(id).and_then(|sequence| sequence.lane);
@@ -182,7 +193,6 @@ impl<W, S: Clone> Book<W, S> {
             sequence.used = now;
             let at_once = sequence.is_idle() && free;
             if !at_once && self.pending >= self.limits.requests {
-                let new = sequence.is_idle();
                 if new {
                     runs.extend(self.remove(id));
                 }
@@ -219,7 +229,9 @@ impl<W, S: Clone> Book<W, S> {
     }
 
     fn free_lane(&self) -> Option<usize> {
-        let free = |lane: &usize| self.taken[*lane] < self.limits.lanes[*lane];
+        let all = !self.usable.contains(&true);
+        let may = |lane: usize| all || self.usable[lane];
+        let free = |lane: &usize| may(*lane) && self.taken[*lane] < self.limits.lanes[*lane];
         (0..self.taken.len()).filter(free).min_by_key(|lane| self.taken[*lane])
     }
 
@@ -309,9 +321,7 @@ impl<W, S: Clone> Book<W, S> {
         };
         self.taken[lane] -= 1;
         let free = self.free_row(lane);
-        while self.taken[lane] < self.limits.lanes[lane]
-            && let Some((id, life)) = self.line.pop_front()
-        {
+        while let Some((id, life)) = self.line.pop_front() {
             let Some(sequence) = self.sequences.get_mut(&id).filter(|sequence| sequence.life == life) else {
                 continue;
             };
@@ -347,30 +357,48 @@ impl<W, S: Clone> Book<W, S> {
         runs
     }
 
-    /// Drops requests that nobody waits for from sequences that wait for a place.
-    pub(super) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Vec<Item<W>> {
-        let mut dropped = Vec::new();
-        let in_line: Vec<SequenceId> = self.line.iter().map(|(id, _)| id.clone()).collect();
-        for id in in_line {
-            let Some(sequence) = self.sequences.get_mut(&id).filter(|sequence| sequence.lane.is_none())
-            else {
+    /// Drops requests that nobody waits for any more. Those that came behind one of them, without knowing, are
+    /// refused, as behind one that fails.
+    pub(super) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Swept<W> {
+        let mut swept = Swept { dropped: Vec::new(), refused: Vec::new() };
+        let mut over = Vec::new();
+        for (id, sequence) in &mut self.sequences {
+            if !sequence.pending.iter().any(|item| is_dead(&item.work)) {
                 continue;
-            };
-            if sequence.pending.iter().all(|item| is_dead(&item.work)) {
-                self.pending -= sequence.pending.len();
-                dropped.extend(sequence.pending.drain(..));
-                // It had no place that another could have.
-                drop(self.remove(&id));
+            }
+            let (mut kept, mut refused, mut broken) = (VecDeque::new(), Vec::new(), false);
+            for item in sequence.pending.drain(..) {
+                broken &= !item.start;
+                if is_dead(&item.work) {
+                    broken = true;
+                    swept.dropped.push(item);
+                    self.pending -= 1;
+                } else if broken {
+                    refused.push(item);
+                    self.pending -= 1;
+                } else {
+                    kept.push_back(item);
+                }
+            }
+            sequence.pending = kept;
+            if !refused.is_empty() {
+                swept.refused.push((id.clone(), refused));
+            }
+            // One that waited for a place has not begun.
+            if sequence.is_idle() && sequence.lane.is_none() {
+                over.push(id.clone());
             }
         }
+        // They had no place that another could have.
+        over.iter().for_each(|id| drop(self.remove(id)));
         let sequences = &self.sequences;
         self.line.retain(|(id, life)| sequences.get(id).is_some_and(|sequence| sequence.life == *life));
-        dropped
+        swept
     }
 
-    /// No sequence begins on these lanes any more.
-    pub(super) fn close_lanes(&mut self, lanes: &[usize]) {
-        lanes.iter().for_each(|lane| self.limits.lanes[*lane] = 0);
+    /// On which lanes sequences may begin now; on any, if there is none.
+    pub(super) fn use_lanes(&mut self, usable: Vec<bool>) {
+        self.usable = usable;
     }
 
     /// Takes no more, and forgets all: what waited, to be refused.

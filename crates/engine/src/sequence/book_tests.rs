@@ -122,7 +122,7 @@ fn who_left_the_line_holds_nobody_up() {
     let life = book.arrive(&number(1), item(1, true, true), now).1[0].life;
     book.arrive(&number(2), item(2, true, false), now).0.unwrap();
     book.arrive(&number(3), item(3, true, false), now).0.unwrap();
-    assert_eq!(book.sweep(|work| *work == 2).len(), 1);
+    assert_eq!(book.sweep(|work| *work == 2).dropped.len(), 1);
     assert_eq!(ran(&book.ended(&number(1), life, Some(1), now).runs), [(3, None)]);
 }
 
@@ -211,7 +211,9 @@ proptest! {
                     runs = book.expire(now);
                 }
                 Event::Sweep => {
-                    over += book.sweep(|work| work % 3 == 0).len();
+                    let swept = book.sweep(|work| work % 3 == 0);
+                    prop_assert!(swept.refused.iter().flat_map(|(_, items)| items).all(|item| !item.start));
+                    over += swept.dropped.len() + swept.refused.iter().map(|(_, items)| items.len()).sum::<usize>();
                 }
             }
             for run in runs {

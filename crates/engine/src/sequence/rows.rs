@@ -21,7 +21,7 @@ pub(super) fn batches(requests: Vec<Prepared>) -> impl Iterator<Item = (usize, B
     let mut batches: Vec<(usize, Batch)> = Vec::new();
     for request in requests {
         let fits = |(lane, batch): &&mut (usize, Batch)| {
-            *lane == request.lane && batch::alike(&batch.requests[0].call, &request.call)
+            *lane == request.lane && batch::alike(&batch.requests[0].request.call, &request.request.call)
         };
         match batches.iter_mut().find(fits) {
             Some((_, batch)) => batch.requests.push(request),
@@ -36,13 +36,13 @@ impl Batch {
     pub(super) fn job(mut self, sequencer: &Arc<Sequencer>, lane: usize) -> Job {
         self.requests.sort_by_key(|request| request.row);
         let total = self.requests.last().map_or(1, |request| request.row + 1);
-        let empty = sequencer.plan().empty_row(&self.requests[0].call);
+        let empty = sequencer.plan().empty_row(&self.requests[0].request.call);
         let mut calls: Vec<&Call> = vec![&empty; total];
         for request in &self.requests {
-            calls[request.row] = &request.call;
+            calls[request.row] = &request.request.call;
         }
         let call = batch::gather(&calls, &vec![1; total], total, &mut |_| None);
-        let replies = self.requests.into_iter().map(|request| (request.row, request.reply)).collect();
+        let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
         let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
         Job::new(executable, call, i64::try_from(total).ok(), reply).alone()

@@ -53,8 +53,9 @@ impl Snapshot {
         };
         let Some(before) = before else { return };
         let after = self.routes.get(name);
-        let goes_on =
-            |live: &Arc<LiveVersion>| after.is_some_and(|route| route.ready().any(|new| new.continues(live)));
+        let goes_on = |live: &Arc<LiveVersion>| {
+            after.is_some_and(|route| route.ready().any(|new| Arc::ptr_eq(new, live)))
+        };
         let now = Instant::now();
         let gone = before.ready().filter(|live| live.sequences().is_some() && !goes_on(live));
         self.retired.extend(gone.map(|live| (Arc::clone(live), now)));
@@ -62,6 +63,13 @@ impl Snapshot {
 }
 
 impl Table {
+    /// Ends all sequences and generations at once, because the server goes away.
+    pub fn abandon(&self) {
+        let snapshot = self.snapshot();
+        let routed = snapshot.routes.values().flat_map(|route| route.ready());
+        routed.chain(snapshot.retired.iter().map(|(live, _)| live)).for_each(|live| live.abandon());
+    }
+
     /// Ends the sequences that have been idle for too long, and lets versions go where no more go on.
     pub fn sweep_sequences(&self) {
         let snapshot = self.snapshot();

@@ -64,19 +64,17 @@ impl ModelConfig {
             && *sequences == new.sequences
             && *generate == new.generate
             && *op_libraries == new.op_libraries;
-        // What goes on from request to request or from step to step has its place in queues of its own.
-        let same_places = *instances == new.instances
-            && *batching == new.batching
-            && *queue == new.queue
-            && *weight == new.weight
-            && *threads == new.threads;
-        if !same_model || ((sequences.is_some() || generate.is_some()) && !same_places) {
+        if !same_model {
             return Difference::Reload;
         }
         let same_service = *version_policy == new.version_policy
-            && same_places
+            && *instances == new.instances
+            && *batching == new.batching
+            && *queue == new.queue
+            && *weight == new.weight
             && *availability == new.availability
             && *warmup == new.warmup
+            && *threads == new.threads
             && *notes == new.notes
             && source.message() == new.source.message()
             && labels(inputs).eq(labels(&new.inputs))
