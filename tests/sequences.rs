@@ -299,7 +299,12 @@ async fn a_version_waits_for_its_sequences_no_longer_than_it_may() {
             break gone;
         }
     };
-    refused(Err::<(), _>(gone), Code::InvalidArgument, &["must specify the START flag"]);
+    // The other, where it had found its sequence just before that was forgotten.
+    let (code, says) = match gone.code() {
+        Code::Unavailable => (Code::Unavailable, "begin them again"),
+        _ => (Code::InvalidArgument, "must specify the START flag"),
+    };
+    refused(Err::<(), _>(gone), code, &[says]);
     assert_eq!(ask(&mut client, of(number(1), At::Start, value("sums", 5.0))).await.unwrap(), 5.0);
 }
 
@@ -331,4 +336,30 @@ async fn what_cannot_be_kept_is_told_before_it_serves() {
     let answer = server.infer(of(number(1), At::Start, value("sums", 1.0))).await;
     let status = answer.unwrap_err();
     assert!(status.message().contains("OUTPUT__1"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn sequences_begin_and_go_on_after_any_change_of_the_configuration() {
+    let site = Site::start_with(&["--unload-timeout", "1ms"], |repo| {
+        repo.script("sums/1/model.pt", SUM, &[]);
+        repo.file("sums/config.yaml", SUM_CONFIG);
+    })
+    .await;
+    let mut client = site.client();
+    for (changes, config) in
+        ["weight: 2\n", "warmup: off\n", "queue: {max_size: 7}\n"].into_iter().enumerate()
+    {
+        site.repo.file("sums/config.yaml", format!("{config}{SUM_CONFIG}"));
+        eventually(&site.server, "it is loaded again", async || {
+            (site.server.log().matches("out of service model=sums").count() > changes).then_some(())
+        })
+        .await;
+        for id in 1..=20 {
+            let mut turn = async |at, number: f32| {
+                ask(&mut client, of(self::number(id), at, value("sums", number))).await
+            };
+            assert_eq!(turn(At::Start, 1.0).await.unwrap(), 1.0, "{config}");
+            assert_eq!(turn(At::End, 2.0).await.unwrap(), 3.0, "{config}");
+        }
+    }
 }

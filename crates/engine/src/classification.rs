@@ -5,24 +5,39 @@ use std::cmp::Ordering;
 
 use crate::{
     DataType, Error, Result,
+    binding::Binding,
+    outputs::{self, NamedOutput, Wanted},
     value::{Tensor, push_string},
 };
 
 /// More classes than this in one row are refused, as in Triton.
 const MAX_CLASSES: usize = 1_000_000;
 
+/// Puts classes in the place of the outputs of which they are wanted.
+///
+/// # Errors
+/// As [`classify`].
+pub(crate) fn classify_wanted(
+    binding: &Binding,
+    named: &mut [NamedOutput],
+    wanted: &[Wanted],
+    batched: bool,
+) -> Result<()> {
+    for (output, wanted) in named.iter_mut().zip(wanted) {
+        if wanted.classes > 0 {
+            let labels = outputs::labels(binding, &output.name).map(|labels| &**labels);
+            output.tensor = classify(&output.name, &output.tensor, wanted.classes, labels, batched)?;
+        }
+    }
+    Ok(())
+}
+
 /// The `k` highest classes of each row. A row is all of the tensor, or what is below the first
 /// dimension where that is the batch.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] for BYTES and BOOL, and for rows that are too long.
-pub(crate) fn classify(
-    name: &str,
-    tensor: &Tensor,
-    k: u32,
-    labels: Option<&[String]>,
-    batched: bool,
-) -> Result<Tensor> {
+fn classify(name: &str, tensor: &Tensor, k: u32, labels: Option<&[String]>, batched: bool) -> Result<Tensor> {
     let refuse = |why: &str| Err(Error::invalid(format!("output '{name}' cannot be classified: {why}")));
     let (Some(size), Some(count)) = (tensor.data_type.size(), tensor.elements()) else {
         return refuse("classification is for numbers, not for BYTES");

@@ -28,6 +28,7 @@ use crate::{
     Error, Result,
     backend::LoadError,
     binding::Binding,
+    classification::classify_wanted,
     executable::Executable,
     job::Job,
     model::{FailureLog, QUEUE_LIMIT},
@@ -404,7 +405,10 @@ impl Generation {
         let plan = self.generator.plan();
         let binding = if self.first { &*self.generator.binding } else { &*plan.step_binding };
         let wanted = if self.request.wanted.is_empty() { &plan.send } else { &self.request.wanted };
-        outputs::name(binding, output.clone(), wanted, self.request.rows, &self.request.lengths)
+        let (rows, lengths) = (self.request.rows, &self.request.lengths);
+        let mut named = outputs::name(binding, output.clone(), wanted, rows, lengths)?;
+        classify_wanted(binding, &mut named, wanted, rows.is_some())?;
+        Ok(named)
     }
 
     fn next(mut self, call: Call) -> Step {

@@ -156,6 +156,23 @@ async fn what_is_wrong_is_said_before_anything_runs() {
     assert_eq!(house.started(), 0);
 }
 
+#[tokio::test]
+async fn each_answer_is_classified_and_a_collected_one_cannot_be() {
+    let house = House::new(1, 0);
+    let model = house.model(SCRIPT, counting(10), &[(0, 1)]);
+    let classes = || Request { outputs: vec![Wanted { name: "number".to_owned(), classes: 1 }], ..from(9.0) };
+    let mut answers = model.generate(classes()).unwrap();
+    for text in ["9.000000:0", "10.000000:0"] {
+        let tensor = &answers.next().await.unwrap().0.unwrap()[0].tensor;
+        let mut expected = Vec::new();
+        crate::value::push_string(&mut expected, text.as_bytes());
+        assert_eq!((tensor.data_type, tensor.bytes().to_vec()), (DataType::Bytes, expected));
+    }
+    assert!(answers.next().await.is_none());
+    let error = model.infer(classes()).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidInput(_)) && error.to_string().contains("'number'"), "{error}");
+}
+
 fn refusal(config: &ModelConfig, script: &str) -> String {
     let house = House::new(1, 0);
     let made: std::result::Result<LiveVersion, LoadError> = (|| {

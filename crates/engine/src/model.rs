@@ -14,7 +14,7 @@ use crate::{
     backend::{LoadError, Module, Opened},
     binding::Binding,
     check,
-    classification::classify,
+    classification::classify_wanted,
     examples::{Example, Examples},
     generate::{Answers, Beginning, Generator, collect},
     ordering::Gate,
@@ -377,17 +377,27 @@ impl LiveVersion {
         Ok(answers)
     }
 
+    /// All answers to a request as one.
+    async fn collected(&self, request: Request) -> Result<Vec<NamedOutput>> {
+        if let Some(wanted) = request.outputs.iter().find(|wanted| wanted.classes > 0) {
+            return Err(Error::invalid(format!(
+                "output '{}' cannot be classified in a collected answer of model '{}'; ask for it on a stream \
+                 (ModelStreamInfer)",
+                wanted.name, self.model
+            )));
+        }
+        let deadline = request.deadline;
+        let collected = collect(&self.model, self.generate(request)?);
+        let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
+        match deadline {
+            None => collected.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), collected).await.unwrap_or(Err(late)),
+        }
+    }
+
     async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
         if self.generator.is_some() {
-            let deadline = request.deadline;
-            let collected = collect(&self.model, self.generate(request)?);
-            let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
-            return match deadline {
-                None => collected.await,
-                Some(deadline) => {
-                    tokio::time::timeout_at(deadline.into(), collected).await.unwrap_or(Err(late))
-                }
-            };
+            return self.collected(request).await;
         }
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
@@ -426,13 +436,7 @@ impl LiveVersion {
         let output = answer.map_err(lost)??;
         let mut named =
             outputs::name(&self.binding, output, &request.outputs, checked.batch, &checked.lengths)?;
-        for (output, wanted) in named.iter_mut().zip(&request.outputs) {
-            if wanted.classes > 0 {
-                let labels = outputs::labels(&self.binding, &output.name).map(|labels| &**labels);
-                output.tensor =
-                    classify(&output.name, &output.tensor, wanted.classes, labels, checked.batch.is_some())?;
-            }
-        }
+        classify_wanted(&self.binding, &mut named, &request.outputs, checked.batch.is_some())?;
         self.examples.served(example);
         Ok(named)
     }

@@ -141,11 +141,12 @@ impl Done {
         match result {
             Ok(output) => self.answer(jobs, output, took),
             Err(RunError::Device(message)) => {
+                // Before anybody knows, who might come again at once.
+                self.pool.fail_device(self.device, &message);
                 for job in jobs {
                     let (model, message) = (job.executable.name.to_string(), message.clone());
                     job.fail(Error::DeviceLost { model, message });
                 }
-                self.pool.fail_device(self.device, &message);
             }
             // The guilty one is found by running each by itself.
             Err(_) if jobs.len() > 1 && !jobs[0].executable.keeps_state => self.pool.again(self.model, jobs),

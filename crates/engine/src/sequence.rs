@@ -312,8 +312,10 @@ impl Sequencer {
     pub(crate) fn sweep(self: &Arc<Self>) {
         let (runs, swept) = {
             let mut book = self.book();
-            let swept = book.sweep(|request| request.reply.is_closed());
-            (book.expire(Instant::now()), swept)
+            let mut swept = book.sweep(|request| request.reply.is_closed());
+            let mut runs = mem::take(&mut swept.runs);
+            runs.extend(book.expire(Instant::now()));
+            (runs, swept)
         };
         for (id, refused) in swept.refused {
             self.refuse(&id, refused);

@@ -269,3 +269,42 @@ async fn no_sequence_begins_on_a_device_that_has_failed() {
     let full = model.infer(sent(4, 1.0, true, false)).await.unwrap_err();
     assert!(matches!(full, Error::SequencesFull { .. }), "{full:?}");
 }
+
+#[tokio::test]
+async fn thousands_who_leave_while_they_wait_are_let_go_one_after_the_other() {
+    let house = House::new(1, 0);
+    let one = SequenceStrategy::Oldest { max_sequences: NonZeroU32::MIN };
+    let model = house.model(
+        &format!("{SCRIPT}\ngate"),
+        adding(Sequences { strategy: one, max_waiting: 2000, ..sequences() }),
+        &[(0, 1)],
+    );
+    let first = waiting(&model, sent(1, 1.0, true, true)).await;
+    house.fake.wait_started(1);
+    let mut line = Vec::new();
+    for id in 2..2000 {
+        line.push(waiting(&model, sent(id, 1.0, true, false)).await);
+    }
+    let last = waiting(&model, sent(2000, 5.0, true, true)).await;
+    drop(line);
+    house.fake.open_gate();
+    assert_eq!(total(first.await), 1.0);
+    assert_eq!(total(last.await), 5.0);
+    assert_eq!(house.started(), 2, "nobody runs for those who left");
+}
+
+#[tokio::test]
+async fn a_batch_whose_instance_keeps_state_is_not_run_twice() {
+    let house = House::new(1, 0);
+    let config = ModelConfig { stateful: true, ..adding(sequences()) };
+    let model = house.model(&format!("{SCRIPT}\ngate\npoison 13"), config, &[(0, 1)]);
+    let first = waiting(&model, sent(1, 1.0, true, true)).await;
+    house.fake.wait_started(1);
+    let well = waiting(&model, sent(2, 1.0, true, false)).await;
+    let ill = waiting(&model, sent(1, 13.0, true, false)).await;
+    house.fake.open_gate();
+    first.await.unwrap();
+    let answers = [well.await, ill.await];
+    assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Model { .. }))), "{answers:?}");
+    assert_eq!(house.fake.rows(), [1, 2]);
+}

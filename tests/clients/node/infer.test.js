@@ -312,4 +312,35 @@ describe('a client made in Node', () => {
     const { error_message: error, infer_response: failed } = answers[100];
     assert.deepEqual([error, failed.id], ["Request for unknown model: 'absent' is not found", 'last']);
   });
+
+  test('reads a text as it is written', async () => {
+    const request = (id, seed, steps) => ({
+      model_name: 'char_lm',
+      id,
+      parameters: { max_steps: { int64_param: steps } },
+      inputs: [
+        { name: 'prompt', datatype: 'BYTES', shape: [1, 1] },
+        { name: 'seed', datatype: 'INT64', shape: [1, 1] },
+      ],
+      raw_input_contents: [packed(['Alice ']), Buffer.from(BigInt64Array.of(seed).buffer)],
+    });
+    const stream = client.ModelStreamInfer({ deadline: Date.now() + 30_000 });
+    stream.write(request('first', 0n, 80));
+    stream.write(request('second', 1n, 30));
+    stream.write({ model_name: 'char_lm', id: 'wrong' });
+    stream.end();
+    const [written, ended] = [{ first: [], second: [] }, []];
+    for await (const { error_message: error, infer_response: answer } of stream) {
+      if (answer.parameters.triton_final_response.bool_param) ended.push(answer.id);
+      if (answer.id === 'wrong') assert.match(error, /prompt/);
+      else written[answer.id].push(...unpacked(outputs(answer).text.raw));
+    }
+    assert.deepEqual(ended.sort(), ['first', 'second', 'wrong']);
+    assert.equal(written.first.length, 80);
+    const text = "felt the stall as she said the Hatter. 'I was not the moment with the words 'Oh!";
+    assert.equal(written.first.join(''), text);
+    const collected = outputs(await call(client, 'ModelInfer', request('', 1n, 30)));
+    assert.deepEqual(unpacked(collected.text.raw), [written.second.join('')]);
+    assert.notEqual(written.second.join(''), text.slice(0, 30));
+  });
 });

@@ -86,9 +86,11 @@ impl<W, S> Default for Next<W, S> {
 
 /// What nobody waits for, and those who came behind it.
 #[derive(Debug)]
-pub(super) struct Swept<W> {
+pub(super) struct Swept<W, S> {
     pub(super) dropped: Vec<Item<W>>,
     pub(super) refused: Vec<(SequenceId, Vec<Item<W>>)>,
+    /// Those who have a place now.
+    pub(super) runs: Vec<Run<W, S>>,
 }
 
 #[derive(Debug)]
@@ -359,8 +361,8 @@ impl<W, S: Clone> Book<W, S> {
 
     /// Drops requests that nobody waits for any more. Those that came behind one of them, without knowing, are
     /// refused, as behind one that fails.
-    pub(super) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Swept<W> {
-        let mut swept = Swept { dropped: Vec::new(), refused: Vec::new() };
+    pub(super) fn sweep(&mut self, is_dead: impl Fn(&W) -> bool) -> Swept<W, S> {
+        let mut swept = Swept { dropped: Vec::new(), refused: Vec::new(), runs: Vec::new() };
         let mut over = Vec::new();
         for (id, sequence) in &mut self.sequences {
             if !sequence.pending.iter().any(|item| is_dead(&item.work)) {
@@ -384,13 +386,12 @@ impl<W, S: Clone> Book<W, S> {
             if !refused.is_empty() {
                 swept.refused.push((id.clone(), refused));
             }
-            // One that waited for a place has not begun.
-            if sequence.is_idle() && sequence.lane.is_none() {
+            // One whose first request has gone has not begun.
+            if sequence.is_idle() && sequence.state.is_none() {
                 over.push(id.clone());
             }
         }
-        // They had no place that another could have.
-        over.iter().for_each(|id| drop(self.remove(id)));
+        swept.runs = over.iter().flat_map(|id| self.remove(id)).collect();
         let sequences = &self.sequences;
         self.line.retain(|(id, life)| sequences.get(id).is_some_and(|sequence| sequence.life == *life));
         swept

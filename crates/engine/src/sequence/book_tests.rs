@@ -213,6 +213,7 @@ proptest! {
                 Event::Sweep => {
                     let swept = book.sweep(|work| work % 3 == 0);
                     prop_assert!(swept.refused.iter().flat_map(|(_, items)| items).all(|item| !item.start));
+                    runs = swept.runs;
                     over += swept.dropped.len() + swept.refused.iter().map(|(_, items)| items.len()).sum::<usize>();
                 }
             }
