@@ -3,11 +3,15 @@
 //! Every step is a request of its own to the scheduler, so that the steps of all generations that go on are joined
 //! as other requests are, and each joins and leaves at any step. States stay on their device.
 //!
+//! - `plan`: what is taken from an answer for the next, and when it is the last.
+//! - `collected`: all answers as one.
 //! - `lanes`: where generations go on.
 //! - `outbox`: the answers on their way to the caller.
 
+mod collected;
 mod lanes;
 mod outbox;
+mod plan;
 
 use std::{
     mem,
@@ -18,160 +22,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sconce_repository::{Generate, ModelConfig};
+use sconce_repository::ModelConfig;
 
+pub(crate) use collected::collect;
 use lanes::Lane;
 use outbox::Outbox;
 pub use outbox::{Answer, Answers};
+pub(crate) use plan::{Plan, with_states};
 
 use crate::{
     Error, Result,
-    backend::LoadError,
     binding::Binding,
     classification::classify_wanted,
     executable::Executable,
     job::Job,
     model::{FailureLog, QUEUE_LIMIT},
-    outputs::{self, NamedOutput, OutputSlot, Wanted},
+    outputs::{self, NamedOutput, Wanted},
     padding::Lengths,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::{Refusal, Stuck},
-    schema::{ArgumentKind, Return, Schema},
-    sequence::{part, tensor},
-    value::{Arg, Call, Kept, Output, Tensor},
+    value::{Call, Output},
 };
-
-/// Where in what a method returns its parts are.
-#[derive(Debug)]
-struct Parts {
-    feed: Kept,
-    flag: Option<Kept>,
-    states: Arc<[Kept]>,
-}
-
-/// How a version's answers are made from what its methods return.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    config: Generate,
-    /// What is sent where a request does not say it.
-    send: Vec<Wanted>,
-    start: Parts,
-    step: Parts,
-    /// Names what `step` returns.
-    step_binding: Box<Binding>,
-}
-
-/// The configuration with the states as further outputs.
-pub(crate) fn with_states(config: &ModelConfig) -> Option<ModelConfig> {
-    let generate = config.generate.as_ref()?;
-    let mut whole = config.clone();
-    let state = |name: &String| tensor(name, crate::DataType::Fp32, &[-1]);
-    whole.outputs.extend(generate.states.iter().map(state));
-    Some(whole)
-}
-
-impl Plan {
-    /// From what `start` returns, by the slots that [`with_states`] was given, and the schema of `step`.
-    ///
-    /// # Errors
-    /// One sentence: how `step` differs from what the configuration says.
-    pub(crate) fn new(
-        config: &ModelConfig,
-        generate: &Generate,
-        (start, states): (&[OutputSlot], &[OutputSlot]),
-        returns: &Return,
-        step: &Schema,
-    ) -> std::result::Result<Self, LoadError> {
-        check_step(generate, step)?;
-        let whole = with_states(config).unwrap_or_else(|| config.clone());
-        let mut step_outputs = outputs::plan(&whole, &step.returns)?;
-        let step_states = step_outputs.slots.split_off(config.outputs.len());
-        let wanted = |name: &String| Wanted { name: name.clone(), classes: 0 };
-        Ok(Self {
-            send: generate.send.iter().map(wanted).collect(),
-            start: Parts::new(generate, start, states, returns)?,
-            step: Parts::new(generate, &step_outputs.slots, &step_states, &step.returns)?,
-            step_binding: Box::new(Binding::of_step(config, step, step_outputs)),
-            config: generate.clone(),
-        })
-    }
-
-    /// Has the states kept on their device.
-    pub(crate) fn keep(&self, call: &mut Call) {
-        call.keep = (!self.start.states.is_empty()).then(|| Arc::clone(&self.start.states));
-    }
-
-    /// The call of `step` after this.
-    ///
-    /// # Errors
-    /// One sentence, where a part is not there.
-    pub(crate) fn next_call(&self, output: &Output, first: bool) -> std::result::Result<Call, String> {
-        let parts = if first { &self.start } else { &self.step };
-        let mut arguments = Vec::with_capacity(1 + parts.states.len());
-        for (kept, name) in std::iter::once(&parts.feed)
-            .chain(&*parts.states)
-            .zip(std::iter::once(&self.config.feed).chain(&self.config.states))
-        {
-            match part(output, kept) {
-                Some(Output::Tensor(tensor)) => arguments.push(Arg::Tensor(tensor.clone())),
-                _ => return Err(format!("'{name}' is not in it, or is no tensor")),
-            }
-        }
-        arguments.resize(self.step_binding.arguments.len(), Arg::Default);
-        let keep = (!self.step.states.is_empty()).then(|| Arc::clone(&self.step.states));
-        Ok(Call { arguments, keep })
-    }
-
-    /// Whether this answer is the last.
-    fn is_last(&self, output: &Output, first: bool) -> bool {
-        let parts = if first { &self.start } else { &self.step };
-        let bytes = |kept: &Kept| match part(output, kept) {
-            Some(Output::Tensor(tensor)) => tensor.bytes().to_vec(),
-            _ => Vec::new(),
-        };
-        let flag = parts.flag.as_ref().is_some_and(|flag| bytes(flag).iter().any(|byte| *byte != 0));
-        flag || self.config.stop_value.as_ref().is_some_and(|value| bytes(&parts.feed) == *value)
-    }
-}
-
-impl Parts {
-    fn new(
-        generate: &Generate,
-        outputs: &[OutputSlot],
-        states: &[OutputSlot],
-        returns: &Return,
-    ) -> std::result::Result<Self, LoadError> {
-        let find = |name: &str| {
-            let slot = outputs.iter().find(|slot| *slot.name == *name);
-            slot.ok_or_else(|| LoadError::new(format!("its configuration has no output '{name}'")))?
-                .kept(returns)
-        };
-        Ok(Self {
-            feed: find(&generate.feed)?,
-            flag: generate.stop_flag.as_deref().map(find).transpose()?,
-            states: states.iter().map(|slot| slot.kept(returns)).collect::<std::result::Result<_, _>>()?,
-        })
-    }
-}
-
-fn check_step(generate: &Generate, step: &Schema) -> std::result::Result<(), LoadError> {
-    let names: Vec<&str> =
-        std::iter::once(&generate.feed).chain(&generate.states).map(String::as_str).collect();
-    let fits = step.arguments.len() >= names.len()
-        && step.arguments[..names.len()].iter().all(|argument| argument.kind == ArgumentKind::Tensor)
-        && step.arguments[names.len()..].iter().all(|argument| argument.optional);
-    if fits {
-        return Ok(());
-    }
-    let takes: Vec<&str> = step.arguments.iter().map(|argument| argument.name.as_str()).collect();
-    Err(LoadError::new(format!(
-        "step takes ({}), and by the configuration it is given {} tensors: {}",
-        takes.join(", "),
-        names.len(),
-        names.join(", ")
-    )))
-}
 
 /// What makes the answers of a version.
 #[derive(Debug)]
@@ -452,66 +324,6 @@ impl Drop for Generation {
             });
         }
     }
-}
-
-/// Whoever wants more takes answers one by one.
-const MOST_COLLECTED: usize = 64 << 20;
-
-/// All answers as one: each output's joined along its second dimension, strings row by row.
-///
-/// # Errors
-/// The first error among them; [`Error::Output`] where they do not fit together.
-pub(crate) async fn collect(model: &str, mut answers: Answers) -> Result<Vec<NamedOutput>> {
-    let mut all: Vec<Vec<Tensor>> = Vec::new();
-    let mut names = Vec::new();
-    let mut bytes = 0;
-    while let Some((answer, _)) = answers.next().await {
-        for (index, output) in answer?.into_iter().enumerate() {
-            bytes += output.tensor.bytes().len();
-            if bytes > MOST_COLLECTED {
-                let message = format!(
-                    "its answers are more than {MOST_COLLECTED} bytes together, which are not collected: ask for them by \
-                     ModelStreamInfer, or for fewer with the parameter max_steps"
-                );
-                return Err(Error::Output { model: model.to_owned(), message });
-            }
-            if index >= all.len() {
-                all.push(Vec::new());
-                names.push(output.name);
-            }
-            all[index].push(output.tensor);
-        }
-    }
-    let joined = names.into_iter().zip(all).map(|(name, parts)| {
-        let tensor = joined(&parts).ok_or_else(|| Error::Output {
-            model: model.to_owned(),
-            message: format!("the answers of its steps for '{name}' differ in dtype or shape, so that they cannot be collected"),
-        })?;
-        Ok(NamedOutput { name, tensor })
-    });
-    joined.collect()
-}
-
-/// One row each, joined along the second dimension; strings become one.
-fn joined(parts: &[Tensor]) -> Option<Tensor> {
-    let first = parts.first()?;
-    if parts.iter().any(|part| part.data_type != first.data_type || part.shape != first.shape) {
-        return None;
-    }
-    let mut data = Vec::new();
-    if first.data_type == crate::DataType::Bytes {
-        let elements = parts.iter().flat_map(|part| crate::value::strings(part.bytes()));
-        let text: Vec<u8> = elements.flatten().copied().collect();
-        crate::value::push_string(&mut data, &text);
-        return Some(Tensor::host(first.data_type, vec![1; first.shape.len()], data.into()));
-    }
-    parts.iter().for_each(|part| data.extend_from_slice(part.bytes()));
-    let mut shape = first.shape.clone();
-    match shape.get_mut(1) {
-        Some(second) => *second *= i64::try_from(parts.len()).ok()?,
-        None => shape.push(i64::try_from(parts.len()).ok()?),
-    }
-    Some(Tensor::host(first.data_type, shape, data.into()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 use std::num::NonZeroU32;
 
+use sconce_repository::Generate;
+
 use super::*;
 use crate::{
     DataType,
+    backend::LoadError,
     fixtures::{House, config, floats, input, named},
     model::{LiveVersion, Request},
 };

@@ -7,7 +7,6 @@ use std::{
 
 use sconce_repository::{Digest, ModelConfig, Version};
 use tokio::sync::oneshot;
-use tracing::warn;
 
 use crate::{
     Error, Result,
@@ -26,10 +25,12 @@ use crate::{
     schema::Schema,
     sequence::{InSequence, Pending, SequenceId, Sequencer},
 };
+mod failures;
 pub use crate::{
     check::Input,
     outputs::{NamedOutput, Wanted},
 };
+pub(crate) use failures::FailureLog;
 
 /// How many requests may wait for a version whose configuration does not say it: more than one connection may have open at once, so that a
 /// client which keeps to its connection's limit is not refused. Whoever is behind thousands of others is
@@ -54,35 +55,6 @@ pub struct Request {
     pub sequence: Option<InSequence>,
     /// How many answers it wants at most, of a model that makes many.
     pub max_steps: Option<u32>,
-}
-
-/// Between two lines of the log on failures of one version.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Logs what a version fails with: the first at once, then at most a line a second, whatever callers do.
-#[derive(Debug, Default)]
-pub(crate) struct FailureLog {
-    /// When the last line was written, and how many failures have not been since.
-    state: Mutex<(Option<Instant>, u64)>,
-}
-
-impl FailureLog {
-    /// Logs what is the model's fault or ours.
-    pub(crate) fn note(&self, version: Version, error: &Error) {
-        if !matches!(error, Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. }) {
-            return;
-        }
-        let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
-            state.1 += 1;
-            return;
-        }
-        let unwritten = std::mem::take(&mut state.1);
-        state.0 = Some(now);
-        drop(state);
-        warn!(%version, unwritten, "{error}");
-    }
 }
 
 /// A version that serves. The last handle on its weights sends them to the reaper.
