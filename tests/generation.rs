@@ -336,3 +336,41 @@ async fn a_generation_ends_on_the_version_on_which_it_began() {
     while take(&mut found).await {}
     assert_eq!(found, expected(0, 1));
 }
+
+#[tokio::test]
+async fn a_terminal_that_is_not_read_is_waited_for() {
+    let repo = endless();
+    let server = Server::start(repo.path());
+    let arguments =
+        ["infer", "count", "--stream", "-i", "first=0", "-i", "by=1", "-p", "max_steps=20000", "-o", "text"];
+    let mut command = crate::harness::sconce();
+    let command = command.args(arguments).args(["--address", &server.grpc]);
+    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a client");
+    let mut out = client.stdout.take().expect("its output");
+    std::io::Read::read_exact(&mut out, &mut [0; 2]).expect("an answer");
+    // Meanwhile others take many.
+    let mut other = server.client().await;
+    let many = with(from("other", 0, 1), "max_steps", ParameterChoice::Int64Param(3000));
+    let answers: Vec<_> = stream(&mut other, vec![many]).await.collect().await;
+    assert_eq!(answers.len(), 3000);
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut out, &mut text).map(|_| text)
+    });
+    let status = client.wait_with_output().expect("its end");
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    let text = reading.join().expect("a reader").expect("text");
+    let lines: Vec<String> = (1..20000).map(|number| number.to_string()).collect();
+    assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+}
+
+#[tokio::test]
+async fn a_state_that_is_not_of_its_rows_is_told() {
+    let repo = counting(false);
+    let twice = COUNT.replace("number >= 100, by\n", "number >= 100, torch.cat([by, by], 0)\n");
+    assert_ne!(twice, COUNT);
+    repo.script("count/1/model.pt", &twice, &[]);
+    let server = Server::start(repo.path());
+    let told = server.infer(from("a", 0, 1)).await;
+    refused(told, Code::NotFound, &["'by' has shape [2,1], where 1 is expected as the first dimension"]);
+}

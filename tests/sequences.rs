@@ -270,6 +270,11 @@ async fn a_sequence_ends_on_the_version_on_which_it_began() {
             break;
         }
     }
+    let (_, body) = site.server.get("/models/sums");
+    let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let old = told["versions"].as_array().expect("versions").iter().find(|version| version["version"] == "1");
+    let old = old.expect("it is told of while sequences go on");
+    assert_eq!((&old["state"], &old["sequences"]), (&"UNLOADING".into(), &2.into()), "{body}");
     assert_eq!(turn(1, At::Middle, 2.0).await.unwrap(), answer("1", 3.0));
     assert_eq!(turn(3, At::Start, 2.0).await.unwrap(), answer("2", 20.0));
     assert_eq!(turn(2, At::End, 1.0).await.unwrap(), answer("1", 2.0));

@@ -85,7 +85,7 @@ pub enum Error {
     /// caller expected.
     #[error(
         "the request before this one in sequence {sequence} of model '{model}' failed: the sequence is as it was before \
-         that one; send what is to follow"
+         that one; go on from there, or begin it anew"
     )]
     SequenceBroken {
         /// The model's name.

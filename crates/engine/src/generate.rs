@@ -259,7 +259,7 @@ impl Generation {
                     let stage = "passed while answers were being made";
                     return self.end(Err(Error::DeadlineExceeded { stage }));
                 }
-                match self.generator.plan().next_call(&output, self.first) {
+                match self.generator.plan().next_call(&output, self.request.rows, self.first) {
                     Err(message) => {
                         let model = self.generator.binding.model.to_string();
                         self.end(Err(Error::Output { model, message }))

@@ -27,6 +27,8 @@ pub(crate) use plan::{Plan, inputs, outputs, part, tensor};
 use plan::{Position, id_text};
 pub(crate) use rows::Rows;
 
+use tracing::warn;
+
 use crate::{
     Error, Result,
     backend::LoadError,
@@ -38,6 +40,7 @@ use crate::{
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::{Placement, Policy, Refusal, Stuck},
+    text::quote,
     value::{Call, Output, Tensor},
 };
 
@@ -217,7 +220,7 @@ impl Sequencer {
         match no {
             No::NotBegun => Error::invalid(format!(
                 "inference request for sequence {} to model '{model}' must specify the START flag on the first request of \
-                 the sequence: none of that id goes on, or it has been idle for too long",
+                 the sequence: none of that id goes on any more here; it has ended, was idle for too long, or its version is gone",
                 id_text(id)
             )),
             No::Sequences => Error::SequencesFull { model, limit: self.limit },
@@ -326,7 +329,14 @@ impl Sequencer {
 
     /// Takes no more requests and forgets all sequences; whoever waits learns that the version is gone.
     pub(crate) fn close(&self) {
-        let left = self.book().close();
+        let (count, left) = {
+            let mut book = self.book();
+            (book.counts().0, book.close())
+        };
+        if count > 0 {
+            let (model, version) = (quote(&self.binding.model), self.executable.version);
+            warn!(%model, %version, "{count} sequences are forgotten, because the version is not kept any longer");
+        }
         for item in left {
             item.work.reply.finish(Err(self.unloaded()), Duration::ZERO);
         }

@@ -132,7 +132,7 @@ pub struct Snapshot {
     pub lost: bool,
     /// Connections are being told to go.
     pub leaving: bool,
-    /// Versions that are in no route any more, where sequences still go on, the latest last; and since when.
+    /// Versions that are in no route any more, where sequences or generations still go on, the latest last; and since when.
     pub retired: Vec<(Arc<LiveVersion>, Instant)>,
 }
 

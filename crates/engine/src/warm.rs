@@ -135,7 +135,7 @@ impl Oven<'_> {
         };
         for steps in 0..ALIKE + 1 {
             let failed = |message| Error::Output { model: self.live.model.to_string(), message };
-            let call = generator.plan().next_call(&output, steps == 0).map_err(failed)?;
+            let call = generator.plan().next_call(&output, rows, steps == 0).map_err(failed)?;
             let Some((next, _)) = self.call(step, call, rows, 1)? else { return Ok(()) };
             output = next;
         }

@@ -108,14 +108,14 @@ struct Models {
 
 async fn all(State(Admin { table, pool, .. }): State<Admin>) -> Response {
     let snapshot = table.snapshot();
-    let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, &pool));
+    let models = snapshot.routes.iter().map(|(name, route)| models::status(name, route, &snapshot, &pool));
     json(&Models { devices: pool.status().iter().map(models::device).collect(), models: models.collect() })
 }
 
 async fn one(State(Admin { table, pool, .. }): State<Admin>, Path(name): Path<String>) -> Response {
     let snapshot = table.snapshot();
     if let Some(route) = snapshot.routes.get(name.as_str()) {
-        return json(&models::status(&name, route, &pool));
+        return json(&models::status(&name, route, &snapshot, &pool));
     }
     let there = list(snapshot.routes.keys().map(|name| &**name));
     let text = format!("no model is named '{}'; there is {there}\n", quote(&name));

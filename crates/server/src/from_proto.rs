@@ -145,7 +145,7 @@ pub(crate) fn sequence(request: &ModelInferRequest) -> Result<Option<InSequence>
         }
         Some(_) => {
             return Err(invalid(
-                "parameter 'sequence_id' must be a number (int64_param or uint64_param) or a text (string_param)"
+                "parameter 'sequence_id' must be an integer (int64_param or uint64_param) or a text (string_param)"
                     .to_owned(),
             ));
         }

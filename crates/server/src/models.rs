@@ -6,7 +6,7 @@ use humantime::format_rfc3339_seconds;
 use sconce_engine::{
     Version,
     pool::{self, Pool},
-    table::{Failure, Route, State},
+    table::{Failure, Route, Snapshot, State},
 };
 use serde::Serialize;
 
@@ -150,13 +150,15 @@ pub(crate) fn device(status: &pool::DeviceStatus) -> DeviceStatus {
 }
 
 /// All that is known of a model, whose versions are run by the pool.
-pub(crate) fn status(name: &str, route: &Route, pool: &Pool) -> ModelStatus {
+pub(crate) fn status(name: &str, route: &Route, snapshot: &Snapshot, pool: &Pool) -> ModelStatus {
     let version = |(version, state): (&Version, &State)| {
         let failure = route.failures.get(version);
         let live = match state {
             State::Ready(live) => Some(live),
             State::Loading | State::Unloading | State::Unavailable(_) => None,
         };
+        // Also on one that does not serve any more sequences and generations may go on.
+        let goes_on = live.or_else(|| snapshot.retired(name, *version));
         // Also one that does not serve any more may have runs, which nobody can stop.
         let load = live.map_or_else(|| pool.runs_left(name, *version), |live| live.load());
         let placements = live.map(|live| live.executable().placements()).unwrap_or_default();
@@ -176,8 +178,8 @@ pub(crate) fn status(name: &str, route: &Route, pool: &Pool) -> ModelStatus {
                 .collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
             queued: load.queued,
-            sequences: live.and_then(|live| live.sequences()),
-            generations: live.and_then(|live| live.generations()),
+            sequences: goes_on.and_then(|live| live.sequences()),
+            generations: goes_on.and_then(|live| live.generations()),
             running: load.running,
             hung: load.hung,
         }

@@ -8,8 +8,9 @@ use crate::{
     backend::LoadError,
     binding::Binding,
     outputs::{self, OutputSlot, Wanted},
-    schema::{ArgumentKind, Return, Schema},
+    schema::{Argument, ArgumentKind, Return, Schema},
     sequence::{part, tensor},
+    text::shape_text,
     value::{Arg, Call, Kept, Output},
 };
 
@@ -77,15 +78,29 @@ impl Plan {
     ///
     /// # Errors
     /// One sentence, where a part is not there.
-    pub(crate) fn next_call(&self, output: &Output, first: bool) -> std::result::Result<Call, String> {
+    pub(crate) fn next_call(
+        &self,
+        output: &Output,
+        rows: Option<i64>,
+        first: bool,
+    ) -> std::result::Result<Call, String> {
         let parts = if first { &self.start } else { &self.step };
+        let rows = rows.unwrap_or(1);
         let mut arguments = Vec::with_capacity(1 + parts.states.len());
         for (kept, name) in std::iter::once(&parts.feed)
             .chain(&*parts.states)
             .zip(std::iter::once(&self.config.feed).chain(&self.config.states))
         {
             match part(output, kept) {
-                Some(Output::Tensor(tensor)) => arguments.push(Arg::Tensor(tensor.clone())),
+                Some(Output::Tensor(tensor)) if tensor.shape.first() == Some(&rows) => {
+                    arguments.push(Arg::Tensor(tensor.clone()));
+                }
+                Some(Output::Tensor(tensor)) => {
+                    return Err(format!(
+                        "'{name}' has shape {}, where {rows} is expected as the first dimension, the batch",
+                        shape_text(&tensor.shape)
+                    ));
+                }
                 _ => return Err(format!("'{name}' is not in it, or is no tensor")),
             }
         }
@@ -135,7 +150,11 @@ fn check_step(generate: &Generate, step: &Schema) -> std::result::Result<(), Loa
     if fits {
         return Ok(());
     }
-    let takes: Vec<&str> = step.arguments.iter().map(|argument| argument.name.as_str()).collect();
+    let kind = |argument: &Argument| match &argument.kind {
+        ArgumentKind::Tensor => argument.name.clone(),
+        other => format!("{}: {other:?}", argument.name),
+    };
+    let takes: Vec<String> = step.arguments.iter().map(kind).collect();
     Err(LoadError::new(format!(
         "step takes ({}), and by the configuration it is given {} tensors: {}",
         takes.join(", "),

@@ -1,4 +1,4 @@
-//! Sequences go on where they began, also when that is out of service.
+//! Sequences and generations go on where they began, also when that is out of service.
 
 use std::{
     sync::Arc,
@@ -45,6 +45,12 @@ impl Snapshot {
         self.find(model, version)
     }
 
+    /// The version that is in no route any more, where something goes on.
+    pub fn retired(&self, model: &str, version: Version) -> Option<&Arc<LiveVersion>> {
+        let retired = self.retired.iter().rev().map(|(live, _)| live);
+        retired.filter(|live| *live.model == *model).find(|live| live.version == version)
+    }
+
     /// Puts another route, or none, in the place of a model's. Where it has sequences, they go on.
     pub fn set_route(&mut self, name: &Arc<str>, route: Option<Route>) {
         let before = match route {
@@ -57,7 +63,8 @@ impl Snapshot {
             after.is_some_and(|route| route.ready().any(|new| Arc::ptr_eq(new, live)))
         };
         let now = Instant::now();
-        let gone = before.ready().filter(|live| live.sequences().is_some() && !goes_on(live));
+        let many = |live: &Arc<LiveVersion>| live.sequences().is_some() || live.generates();
+        let gone = before.ready().filter(|live| many(live) && !goes_on(live));
         self.retired.extend(gone.map(|live| (Arc::clone(live), now)));
     }
 }
@@ -76,7 +83,8 @@ impl Table {
         let routed = snapshot.routes.values().flat_map(|route| route.ready());
         routed.chain(snapshot.retired.iter().map(|(live, _)| live)).for_each(|live| live.sweep());
         let is_over = |(live, since): &(Arc<LiveVersion>, Instant)| {
-            since.elapsed() >= GRACE && live.sequences().is_none_or(|count| count == 0)
+            since.elapsed() >= GRACE
+                && [live.sequences(), live.generations()].iter().all(|count| count.unwrap_or(0) == 0)
         };
         if snapshot.retired.iter().any(is_over) {
             self.change(|snapshot| snapshot.retired.retain(|retired| !is_over(retired)));

@@ -9,6 +9,7 @@ use sconce_proto::inference::{
 };
 use tonic::{
     Code, Request, Status, Streaming,
+    metadata::MetadataValue,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -19,6 +20,9 @@ use super::{
 
 /// Tensors may be as large as gRPC lets them.
 const MAX_MESSAGE: usize = 2 << 30;
+
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 256 << 20;
 
 /// The longest deadline that gRPC can write in its header.
 const MAX_TIMEOUT: Duration = Duration::from_secs(99_999_999);
@@ -39,7 +43,10 @@ impl Connection {
         let endpoint = Endpoint::from(uri(address)?)
             .connect_timeout(timeout)
             .tcp_nodelay(true)
-            .http2_adaptive_window(true);
+            // Answers of a stream lie here while nobody reads what is printed; in small windows h2 would take many
+            // small ones for an attack.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         let channel = endpoint.connect().await.map_err(|error| unreachable(address, &error))?;
         let client = GrpcInferenceServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -85,7 +92,9 @@ impl Connection {
         &mut self,
         request: ModelInferRequest,
     ) -> anyhow::Result<Streaming<ModelStreamInferResponse>> {
-        let request = self.request(tokio_stream::once(request));
+        let mut request = self.request(tokio_stream::once(request));
+        // An error with its code, as for a call.
+        request.metadata_mut().insert("triton_grpc_error", MetadataValue::from_static("true"));
         match self.client.model_stream_infer(request).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(self.refusal(&status)),

@@ -46,7 +46,7 @@ pub(super) async fn print(
             continue;
         }
         let report = report(response, before.elapsed(), classified.to_vec())?;
-        let text = match text(&report.outputs) {
+        let text = match text(&report.outputs, classified) {
             Some(text) if !json => {
                 line_is_open = !text.ends_with('\n');
                 text
@@ -61,9 +61,13 @@ pub(super) async fn print(
 }
 
 /// The text, where an answer is nothing but one.
-fn text(outputs: &[Output]) -> Option<String> {
-    let [Output { values: Values::Strings(items), .. }] = outputs else { return None };
-    let text: String = items.iter().map(|item| String::from_utf8_lossy(item).into_owned()).collect();
+fn text(outputs: &[Output], classified: &[String]) -> Option<String> {
+    let [Output { name, values: Values::Strings(items), .. }] = outputs else { return None };
+    let [item] = &items[..] else { return None };
+    if classified.contains(name) {
+        return None;
+    }
+    let text = String::from_utf8_lossy(item);
     // What a terminal would obey is shown; lines and tabs are meant.
     let shown = |character: char| match character {
         '\n' | '\t' => character.to_string(),
