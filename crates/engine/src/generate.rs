@@ -41,7 +41,7 @@ use crate::{
     padding::Lengths,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
-    scheduler::{Refusal, Stuck},
+    scheduler::Stuck,
     value::{Call, Output},
 };
 
@@ -123,7 +123,8 @@ impl Generator {
         let mut job = Job::new(Arc::clone(&self.start), call, rows, reply);
         (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
         if let Err(back) = self.lanes[lane].start.offer(job, true) {
-            refuse(*back);
+            let (job, refusal) = *back;
+            job.turn_away(refusal);
         }
         Ok(Answers(outbox))
     }
@@ -138,7 +139,9 @@ impl Generator {
 
     /// Lets steps run, together where that pays; all of one lane.
     fn submit(&self, lane: usize, steps: Vec<Job>) {
-        self.lanes[lane].step.offer_together(steps).into_iter().for_each(refuse);
+        for (job, refusal) in self.lanes[lane].step.offer_together(steps) {
+            job.turn_away(refusal);
+        }
     }
 
     /// Takes no more, and ends what goes on: also for those who do not take their answers.
@@ -158,11 +161,8 @@ impl Generator {
     /// What its lanes are doing, beside the version's own queue.
     pub(crate) fn add_to(&self, own: &Arc<Registration>, load: &mut ModelLoad) {
         let starts = self.lanes.iter().map(|lane| &lane.start).filter(|start| !Arc::ptr_eq(start, own));
-        for own in starts.map(|start| start.load()).chain(self.lanes.iter().map(|lane| lane.step.load())) {
-            load.queued += own.queued;
-            load.running += own.running;
-            load.hung += own.hung;
-        }
+        starts.for_each(|start| load.add(start.load()));
+        self.lanes.iter().for_each(|lane| load.add(lane.step.load()));
     }
 
     /// Why nothing is answered any more, where that is so.
@@ -188,11 +188,6 @@ impl Generator {
             }
         }
     }
-}
-
-fn refuse((job, refusal): (Job, Refusal)) {
-    let error = crate::model::refused(&job.executable.name, job.executable.version, refusal);
-    job.fail(error);
 }
 
 /// What a request says for all its steps.

@@ -11,7 +11,7 @@ use crate::{
     executable::Executable,
     padding::{Company, Extents},
     reply::Reply,
-    scheduler::{Fate, Work},
+    scheduler::{Fate, Refusal, Work},
     value::Call,
 };
 
@@ -81,6 +81,12 @@ impl Job {
             }
             Fate::Stuck(stuck) => self.not_ready(stuck.why()),
         }
+    }
+
+    /// Tells its caller why it was not taken.
+    pub(crate) fn turn_away(self, refusal: Refusal) {
+        let error = crate::model::refused(&self.executable.name, self.executable.version, refusal);
+        self.fail(error);
     }
 
     pub(crate) fn fail(self, error: Error) {

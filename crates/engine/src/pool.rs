@@ -270,6 +270,15 @@ pub struct ModelLoad {
     pub hung: usize,
 }
 
+impl ModelLoad {
+    /// Both together.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.queued += other.queued;
+        self.running += other.running;
+        self.hung += other.hung;
+    }
+}
+
 impl Registration {
     /// Gives a request to an idle worker, or queues it; or runs it here and now, where that takes no longer
     /// than waking a worker.

@@ -39,7 +39,7 @@ use crate::{
     ordering::Gate,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
-    scheduler::{Placement, Policy, Refusal, Stuck},
+    scheduler::{Placement, Policy, Stuck},
     text::quote,
     value::{Call, Output, Tensor},
 };
@@ -250,8 +250,7 @@ impl Sequencer {
     fn offer(&self, lane: usize, job: Job, here: bool) {
         if let Err(back) = self.lanes[lane].registration.offer(job, here) {
             let (job, refusal) = *back;
-            let error = refused(&job, refusal);
-            job.fail(error);
+            job.turn_away(refusal);
         }
     }
 
@@ -359,10 +358,7 @@ impl Sequencer {
     pub(crate) fn add_to(&self, own: &Arc<Registration>, load: &mut ModelLoad) {
         load.queued += self.book().counts().1;
         for lane in self.lanes.iter().filter(|lane| !Arc::ptr_eq(&lane.registration, own)) {
-            let lane = lane.registration.load();
-            load.queued += lane.queued;
-            load.running += lane.running;
-            load.hung += lane.hung;
+            load.add(lane.registration.load());
         }
     }
 
@@ -378,10 +374,6 @@ impl Sequencer {
             lane.registration.inherit(own);
         }
     }
-}
-
-fn refused(job: &Job, refusal: Refusal) -> Error {
-    crate::model::refused(&job.executable.name, job.executable.version, refusal)
 }
 
 /// A request's turn in its sequence. Dropped unanswered, as when its caller has gone, the sequence goes on with
