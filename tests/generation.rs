@@ -215,9 +215,7 @@ fn generations(server: &Server) -> String {
 }
 
 async fn until_none_go_on(server: &Server) {
-    while generations(server) != "0" {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(server, "no generation goes on", async || (generations(server) == "0").then_some(())).await;
 }
 
 #[tokio::test]

@@ -368,3 +368,42 @@ async fn sequences_begin_and_go_on_after_any_change_of_the_configuration() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_model_is_told_which_sequence_it_is() {
+    let repo = Repo::new();
+    repo.script(
+        "numbers/1/model.pt",
+        "def forward(self, value, id):\n    return id.float() + 0.0 * value\n",
+        &[],
+    );
+    // Of the text, how long it is.
+    let texts = "def forward(self, value, id: List[str]):\n    return value * 0.0 + float(len(id[0]))\n";
+    repo.script("texts/1/model.pt", texts, &[]);
+    for (model, dtype) in [("numbers", "INT32"), ("texts", "BYTES")] {
+        repo.file(
+            &format!("{model}/config.yaml"),
+            format!(
+                "\
+max_batch_size: 1
+inputs: [{{name: value, dtype: FP32, shape: [1]}}]
+outputs: [{{name: OUTPUT__0, dtype: FP32, shape: [1]}}]
+sequence: {{controls: {{correlation_id: {{name: id, dtype: {dtype}}}}}}}
+"
+            ),
+        );
+    }
+    let server = Server::start(repo.path());
+    let mut client = server.client().await;
+    let text = || ParameterChoice::StringParam("seven".to_owned());
+    for (model, id, told) in
+        [("numbers", number(7), 7.0), ("numbers", number(-7), -7.0), ("texts", text(), 5.0)]
+    {
+        let asked = of(id, At::Start, value(model, 1.0));
+        assert_eq!(ask(&mut client, asked).await.unwrap(), told);
+    }
+    for (model, id) in [("numbers", number(1 << 40)), ("numbers", text()), ("texts", number(7))] {
+        let refusal = ask(&mut client, of(id, At::Start, value(model, 1.0))).await;
+        refused(refusal, Code::InvalidArgument, &["cannot be told to the model, whose input 'id' takes"]);
+    }
+}

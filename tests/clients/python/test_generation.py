@@ -345,7 +345,7 @@ class Aio(unittest.TestCase):
     def test_who_cancels_gets_no_more(self):
         async def requests():
             yield {"model_name": MODEL, "inputs": asked("Alice ", 0.0)}
-            await asyncio.sleep(WAIT)
+            await asyncio.Event().wait()  # the stream stays open until it is cancelled
 
         async def talk():
             async with AioClient(address()) as client:
