@@ -179,6 +179,8 @@ async fn who_sends_small_ones_without_end_before_he_reads_gets_all_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_that_are_silent_cost_little_and_go_on() {
     let repo = echo();
+    // 200 streams with 64 in flight each are more than may wait by default.
+    repo.file("echo/config.yaml", "queue: {max_size: 20000}\n");
     let server = Server::start(repo.path());
     let connections = [Raw::connect(&server).await, Raw::connect(&server).await];
     let before = resident(&server);
