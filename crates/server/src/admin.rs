@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use sconce_engine::{
     pool::Pool,
     table::{Snapshot, Table},
@@ -19,7 +18,7 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::error;
 
-use crate::models;
+use crate::{metrics::Metrics, models};
 
 /// How many names a refusal lists.
 const NAMED: usize = 20;
@@ -32,7 +31,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
-    pub(crate) recorded: PrometheusHandle,
+    pub(crate) metrics: Metrics,
 }
 
 /// Serves HTTP until told to stop.
@@ -97,7 +96,7 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
 }
 
 async fn counted(State(admin): State<Admin>) -> Response {
-    ([(CONTENT_TYPE, PROMETHEUS)], admin.recorded.render()).into_response()
+    ([(CONTENT_TYPE, PROMETHEUS)], admin.metrics.render()).into_response()
 }
 
 #[derive(Debug, Serialize)]

@@ -4,7 +4,7 @@
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `telemetry`; `client` is `sconce infer`.
+//! `admin`, `metrics`, `observe`, `telemetry`; `client` is `sconce infer`.
 //!
 //! This crate does not know how a model is run.
 
@@ -20,6 +20,7 @@ mod health;
 mod listen;
 mod metrics;
 mod models;
+mod observe;
 mod options;
 mod serve;
 mod status;
