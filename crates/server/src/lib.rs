@@ -3,7 +3,7 @@
 //! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
-//! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
+//! apart), `shutdown`, `control` (loading and unloading by request), `models` (what is told of them), `health`,
 //! `admin`, `metrics`, `observe`, `telemetry`; `client` is `sconce infer`.
 //!
 //! This crate does not know how a model is run.
@@ -23,6 +23,7 @@ mod models;
 mod observe;
 mod options;
 mod serve;
+mod shutdown;
 mod status;
 mod telemetry;
 mod to_proto;
