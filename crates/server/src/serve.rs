@@ -78,7 +78,9 @@ fn calm_openmp() {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| program.clone().into());
     let error = Command::new(program).arg0(name).args(arguments).env(SPINS, "5000").exec();
-    tracing::warn!("OpenMP's threads will spin for long, because the program could not be started again: {error}");
+    tracing::warn!(
+        "OpenMP's threads will spin for long, because the program could not be started again: {error}"
+    );
 }
 
 /// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the
