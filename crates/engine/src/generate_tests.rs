@@ -63,6 +63,8 @@ async fn answers_come_until_the_model_says_so() {
     let model = house.model(SCRIPT, counting(1000), &[(0, 2)]);
     assert_eq!(all(model.generate(from(3.0)).unwrap()).await, ten(3));
     assert_eq!(numbers(&model.infer(from(5.0)).await.unwrap()), ten(5), "collected");
+    let ended = Reason::ALL.map(|reason| model.stats().outcome(reason));
+    assert_eq!((ended[Reason::Ok as usize], ended.iter().sum::<u64>()), (2, 2), "each is counted once");
     assert_eq!(model.generations(), Some(0));
     assert_eq!(house.fake.kept(), 0);
 }

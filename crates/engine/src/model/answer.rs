@@ -112,12 +112,11 @@ impl LiveVersion {
             let model = &self.model;
             return Err(Error::invalid(format!("model '{model}' makes one answer of a request")));
         };
-        let counted = Counted::new(self.stats(), &request);
-        let begun = self.begin(generator, request, counted.came);
-        match begun {
-            // It is counted when it ends.
+        let mut counted = Counted::new(self.stats(), &request);
+        match self.begin(generator, request, counted.came) {
             Ok(answers) => {
-                let _over = Counted { over: true, ..counted };
+                // It is counted when it ends, by its tally.
+                counted.over = true;
                 Ok(answers)
             }
             Err(error) => {
