@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what the whole-server tests call Sconce with: a Python environment and Node's gRPC packages.
+# Makes what the whole-server tests call Sconce with: a Python environment, Node's gRPC packages, and Prometheus.
 # They lie outside the tree, in the cache that libtorch lies in, under a name that changes with the lists of
 # packages. Prints assignments for `eval` on stdout, progress on stderr:
 #
@@ -8,6 +8,8 @@
 #   SCONCE_SKIP_NODE=...                                   instead of the second: why there is no Node
 #   SCONCE_TEST_PERF_ANALYZER=...                          Triton's perf_analyzer, by a script that finds its libraries
 #   SCONCE_SKIP_PERF_ANALYZER=...                          instead of that: why there is none
+#   SCONCE_TEST_PROMETHEUS=... SCONCE_TEST_PROMTOOL=...    Prometheus and its tool
+#   SCONCE_SKIP_PROMETHEUS=...                             instead of the last: why there are none
 set -euo pipefail
 umask 022
 
@@ -25,7 +27,7 @@ die() { say "$@"; exit 1; }
 # The last line of a log that says what went wrong.
 reason() {
     local errors
-    errors=$(grep -iE '(^|npm )err(or)?[:! ]' "$1" | grep -vE 'complete log|error:? *$') || errors=$(cat "$1")
+    errors=$(grep -iE '(^|npm )err(or)?[:! ]|^E: ' "$1" | grep -vE 'complete log|error:? *$') || errors=$(cat "$1")
     { grep 'reason:' <<<"$errors" || echo "$errors"; } | tail -n 1 | cut -c 1-300
 }
 
@@ -69,6 +71,22 @@ make_node_modules() {
         (cd "$1" && "${npm[@]}" ci)
 }
 
+# Out of Debian's package, without installing it: that needs root, and starts a service.
+make_prometheus() {
+    (cd "$1" && fetch_package prometheus && dpkg-deb --extract prometheus_*.deb unpacked &&
+        mv unpacked/usr/bin/{prometheus,promtool} . && rm -r unpacked prometheus_*.deb &&
+        ./prometheus --version && ./promtool --version)
+}
+
+# fetch_package NAME: by the machine's lists of packages, else by lists of its own.
+fetch_package() {
+    local apt=(apt-get -o APT::Sandbox::User=root)
+    "${apt[@]}" download "$1" && return 0
+    mkdir -p apt/lists/partial apt/cache/archives/partial || return 1
+    apt+=(-o "Dir::State::Lists=$PWD/apt/lists" -o "Dir::Cache=$PWD/apt/cache")
+    "${apt[@]}" update && "${apt[@]}" download "$1" && rm -r apt
+}
+
 find_python() {
     local version directory
     version=$("$python" -c 'import sys; v = sys.version_info; assert v >= (3, 10); print("%d.%d" % v[:2])' \
@@ -91,7 +109,7 @@ find_node_binary() {
     local directory
     directory=$cache/test-node-$(echo "$node_wheel" | key_of -)
     [ -e "$directory/complete" ] || say "no node >= $node_at_least with npm here: fetching it into $directory"
-    once "$directory" make_node_binary || { skip_node "$directory.log"; return 1; }
+    once "$directory" make_node_binary || { skip NODE "no Node could be set up: $(reason "$directory.log")"; return 1; }
     node=$directory/node/bin/node
     npm=("$node" "$directory/node/lib/node_modules/npm/bin/npm-cli.js")
     export PATH="$directory/node/bin:$PATH"
@@ -102,7 +120,7 @@ find_node() {
     find_node_binary || return 0
     directory=$cache/test-node-modules-$(key_of "$here/node/package.json" "$here/node/package-lock.json")
     [ -e "$directory/complete" ] || say "fetching Node's gRPC packages into $directory"
-    once "$directory" make_node_modules || { skip_node "$directory.log"; return 0; }
+    once "$directory" make_node_modules || { skip NODE "no Node could be set up: $(reason "$directory.log")"; return 0; }
     printf 'SCONCE_TEST_NODE=%q SCONCE_TEST_NODE_MODULES=%q\n' "$node" "$directory/node_modules"
 }
 
@@ -127,10 +145,29 @@ find_perf_analyzer() {
         printf 'SCONCE_TEST_PERF_ANALYZER=%q\n' "$directory/perf_analyzer"
         return 0
     fi
-    printf 'SCONCE_SKIP_PERF_ANALYZER=%q\n' "perf_analyzer cannot be run: $why"
+    skip PERF_ANALYZER "perf_analyzer cannot be run: $why"
 }
 
-skip_node() { printf 'SCONCE_SKIP_NODE=%q\n' "no Node could be set up: $(reason "$1")"; }
+find_prometheus() {
+    local directory prometheus promtool
+    prometheus=$(command -v prometheus || true) promtool=$(command -v promtool || true)
+    if [ -z "$prometheus" ] || [ -z "$promtool" ]; then
+        directory=$cache/test-prometheus-$(echo prometheus | key_of -)
+        [ -e "$directory/complete" ] || say "no Prometheus here: fetching Debian's package of it into $directory"
+        if ! once "$directory" make_prometheus; then
+            skip PROMETHEUS "no Prometheus could be set up: $(reason "$directory.log")"
+            return 0
+        fi
+        prometheus=$directory/prometheus promtool=$directory/promtool
+    fi
+    printf 'SCONCE_TEST_PROMETHEUS=%q SCONCE_TEST_PROMTOOL=%q\n' "$prometheus" "$promtool"
+}
+
+# skip VARIABLE WHY: the tests that need it are skipped, and everybody is told why.
+skip() {
+    say "$2; the tests that need it are skipped."
+    printf 'SCONCE_SKIP_%s=%q\n' "$1" "$2"
+}
 
 mkdir -p "$cache" 2>/dev/null && exec 9>"$cache/.test-clients.lock" ||
     die "cannot write to the cache $cache: set SCONCE_CACHE to a directory of yours."
@@ -138,3 +175,4 @@ flock 9 # one at a time; given back when this ends
 find_python
 find_node
 find_perf_analyzer
+find_prometheus
