@@ -9,6 +9,7 @@
 //! - `generation`: one request, many answers
 //! - `health`: health over gRPC and HTTP, while serving and while draining
 //! - `models`: real TorchScript models, every kind of signature, with the numbers they must give
+//! - `monitoring`: metrics, and what is deployed to watch them
 //! - `operators`: custom operators out of a library that is compiled here
 //! - `readme`: every example of README.md, and its tables against the binary
 //! - `reference`: answers compared with those of libtorch itself (feature `reference`)
@@ -36,6 +37,7 @@ mod generation;
 mod harness;
 mod health;
 mod models;
+mod monitoring;
 mod operators;
 mod raw;
 mod readme;

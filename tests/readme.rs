@@ -96,7 +96,7 @@ fn blocks_of(text: &str) -> Vec<Block> {
 }
 
 /// The rows of the table whose first column has this heading, cell by cell.
-fn table(heading: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(heading: &str) -> Vec<Vec<String>> {
     let text = readme();
     let start = format!("| {heading} |");
     let cells = |line: &str| {
@@ -111,7 +111,7 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 }
 
 /// What stands between backquotes.
-fn code(cell: &str) -> Vec<&str> {
+pub(crate) fn code(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
