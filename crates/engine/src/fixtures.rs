@@ -21,7 +21,7 @@ use crate::{
     check::Input,
     fake::Fake,
     model::{LiveVersion, NamedOutput, Request},
-    pool::{Pool, PoolSettings},
+    pool::{Pool, PoolSettings, Watch},
     reaper::Reaper,
     scheduler::Placement,
     schema::{Argument, ArgumentKind, Return, Schema},
@@ -170,9 +170,13 @@ impl House {
     }
 
     pub(crate) fn with(settings: PoolSettings, gpus: u32) -> Self {
+        Self::watched(settings, gpus, Watch::default())
+    }
+
+    pub(crate) fn watched(settings: PoolSettings, gpus: u32, watch: Watch) -> Self {
         let fake = Arc::new(Fake::new(gpus));
         let backend: Arc<dyn Backend> = Arc::clone(&fake) as Arc<dyn Backend>;
-        let pool = Pool::start(&backend, settings).unwrap();
+        let pool = Pool::start_watched(&backend, settings, watch).unwrap();
         pool.wait_idle();
         let reaper = Reaper::start(backend).unwrap();
         Self { fake, pool, reaper }

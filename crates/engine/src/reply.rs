@@ -73,6 +73,18 @@ impl Reply {
         !matches!(self, Self::Measured(_))
     }
 
+    /// The places in traces of the requests that are rows of its batch.
+    fn traced(&self) -> &[TraceContext] {
+        match self {
+            Self::Rows(rows) => rows.traced(),
+            Self::One(_)
+            | Self::Measured(_)
+            | Self::Generating(_)
+            | Self::Ordered(..)
+            | Self::Sequenced(..) => &[],
+        }
+    }
+
     /// Sends the only or last answer, which this run has made. One that nobody waits for is dropped.
     pub fn finish(self, answer: Result<Output>, run: Option<Run>) {
         generate::go_on(self.answer(answer, run).into_iter().collect());
@@ -185,8 +197,9 @@ impl Done {
         for job in jobs.iter().filter(|job| job.reply.is_closed()) {
             job.given_up(false, Stage::Running);
         }
-        if jobs.iter().any(|job| job.trace.is_some()) {
-            let traced: Vec<TraceContext> = jobs.iter().filter_map(|job| job.trace).collect();
+        let traced = jobs.iter().flat_map(|job| job.trace.iter().chain(job.reply.traced()));
+        let traced: Vec<TraceContext> = traced.copied().collect();
+        if !traced.is_empty() {
             let (model, version) = (&*first.executable.name, first.executable.version);
             self.pool.observer().batch(&BatchRun { model, version, run, traced: &traced, failed });
         }

@@ -9,6 +9,8 @@ use crate::{
     DataType,
     fixtures::{House, config, floats, input, named, waiting},
     model::{LiveVersion, NamedOutput, Request},
+    observe::{BatchRun, LoadRun, Observer},
+    pool::{PoolSettings, Watch},
 };
 
 fn sequences() -> Sequences {
@@ -253,6 +255,44 @@ async fn rows_that_have_requests_run_together() {
     // be given back, so that a run is not made again for each: the third fails for both who are in it.
     assert_eq!(answers, [Some(1.0), Some(3.0), Some(10.0), None, Some(100.0), None]);
     assert_eq!(house.fake.rows(), [1, 3, 3]);
+}
+
+/// Remembers which requests were in each batch.
+#[derive(Debug, Default)]
+struct Remembers(Mutex<Vec<Vec<u64>>>);
+
+impl Observer for Remembers {
+    fn batch(&self, batch: &BatchRun<'_>) {
+        self.0.lock().unwrap().push(batch.traced.iter().map(|place| place.span_id).collect());
+    }
+
+    fn load(&self, _: &LoadRun<'_>) {}
+}
+
+#[tokio::test]
+async fn whoever_traces_is_told_of_each_request_of_a_sequence_whatever_the_strategy() {
+    for strategy in [sequences().strategy, SequenceStrategy::Direct { max_delay: Duration::ZERO }] {
+        let by_row = matches!(strategy, SequenceStrategy::Direct { .. });
+        let observer = Arc::new(Remembers::default());
+        let watch = Watch { observer: Arc::clone(&observer) as Arc<dyn Observer>, ..Watch::default() };
+        let house = House::watched(PoolSettings::new(1), 0, watch);
+        let of_all = Sequences { strategy, max_waiting: 3, ..sequences() };
+        let config = ModelConfig { stateful: by_row, batching: None, max_batch_size: 4, ..adding(of_all) };
+        let model = house.model(&format!("{SCRIPT}\ngate"), config, &[(0, 1)]);
+        let mut calls = Vec::new();
+        for id in 1..=3 {
+            // The third of them is not traced.
+            let trace = (id < 3).then_some(TraceContext { trace_id: 7, span_id: id });
+            calls.push(waiting(&model, Request { trace, ..sent(id, 1.0, true, true) }).await);
+        }
+        house.fake.open_gate();
+        for call in calls {
+            assert_eq!(total(call.await), 1.0);
+        }
+        let mut seen = observer.0.lock().unwrap().concat();
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2], "by row: {by_row}");
+    }
 }
 
 #[tokio::test]

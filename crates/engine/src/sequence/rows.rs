@@ -7,7 +7,7 @@ use super::{Prepared, Sequencer};
 use crate::{
     Error, Result, batch,
     job::Job,
-    observe::Run,
+    observe::{Run, TraceContext},
     reply::Reply,
     value::{Call, Output},
 };
@@ -44,8 +44,9 @@ impl Batch {
         }
         let call = batch::gather(&calls, &vec![1; total], total, &mut |_| None);
         let arrived = self.requests.iter().map(|request| request.request.arrived).min();
+        let traced = self.requests.iter().filter_map(|request| request.request.trace).collect();
         let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
-        let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies });
+        let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies, traced });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
         let mut job = Job::new(executable, call, i64::try_from(total).ok(), reply).alone();
         job.arrived = arrived.unwrap_or(job.arrived);
@@ -59,12 +60,18 @@ pub struct Rows {
     model: Arc<str>,
     total: usize,
     replies: Vec<(usize, Reply)>,
+    traced: Vec<TraceContext>,
 }
 
 impl Rows {
     /// Whether nobody waits any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.replies.iter().all(|(_, reply)| reply.is_closed())
+    }
+
+    /// The places of those that are traced.
+    pub(crate) fn traced(&self) -> &[TraceContext] {
+        &self.traced
     }
 
     pub(crate) fn leave_order(mut self) -> Self {
