@@ -101,6 +101,16 @@ fn perf_analyzer_prints_where_the_time_goes() {
 }
 
 #[test]
+fn python_tritonclient_changes_what_is_traced() {
+    // Nobody listens there, which is nothing to those who change settings.
+    let arguments = ["--trace-endpoint", "http://127.0.0.1:9"];
+    let server = Server::start_with(&root().join("model_repository"), &arguments);
+    let mut tests = python();
+    tests.args(["-m", "unittest", "discover", "-s", "tests/clients/python", "-p", "test_trace.py"]);
+    passes(&server, tests.env("SCONCE_TRACED", "1"));
+}
+
+#[test]
 fn node_grpc_js_gets_right_answers() {
     if let Ok(reason) = env::var("SCONCE_SKIP_NODE") {
         eprintln!("SKIPPED: the Node client: {reason}");

@@ -25,8 +25,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary, without anything of this environment that could set it.
 pub fn sconce() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sconce"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SCONCE_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if ["SCONCE_", "OTEL_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
     command
 }

@@ -21,6 +21,7 @@
 //! - `statistics`: what is counted of requests and calls
 //! - `streams`: conversations: frames, ends, callers who do not read
 //! - `tidy`: what a machine can see of how the code is kept
+//! - `tracing`: what reaches a collector of traces, and what becomes of requests where none listens
 //! - `traffic`: many calls, large ones, slow ones, late ones, and clients that give up
 //! - `wire`: messages on the wire: framing, encodings, sizes and the budget
 //!
@@ -50,5 +51,6 @@ mod shutdown;
 mod statistics;
 mod streams;
 mod tidy;
+mod tracing;
 mod traffic;
 mod wire;

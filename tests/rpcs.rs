@@ -55,6 +55,7 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             "schedule_policy",
             "statistics",
             "sequence",
+            "trace",
         ];
         assert_eq!(metadata.extensions, extensions);
         assert!(client.server_live(ServerLiveRequest {}).await.expect("an answer").into_inner().live);
@@ -92,6 +93,7 @@ async fn every_rpc_is_served_or_unimplemented() {
         "ServerLive",
         "ServerMetadata",
         "ServerReady",
+        "TraceSetting",
     ];
     assert_eq!(served, BTreeSet::from(expected));
     assert_eq!(missing, 20 - expected.len());

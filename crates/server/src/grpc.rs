@@ -13,10 +13,12 @@ use http::Response;
 use hyper::body::Incoming;
 use prost::Message;
 use sconce_engine::{
+    Error,
     generate::{self, Answers},
     model::{LiveVersion, NamedOutput, Request},
     pool::Pool,
     table::{State, Table},
+    text::quote,
 };
 use sconce_proto::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -24,7 +26,7 @@ use sconce_proto::inference::{
     ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
     RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse,
+    ServerReadyResponse, TraceSettingRequest, TraceSettingResponse,
 };
 use tokio::sync::watch;
 use tonic::Status;
@@ -36,6 +38,7 @@ use crate::{
     observe::{MessageEnding, Watch},
     status::Codes,
     to_proto,
+    trace::Tracer,
     wire::{self, Body, Encoding, Limits, Messages, ResponseCompression},
 };
 
@@ -43,7 +46,7 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 8] = [
+const EXTENSIONS: [&str; 9] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -52,6 +55,7 @@ const EXTENSIONS: [&str; 8] = [
     "schedule_policy",
     "statistics",
     "sequence",
+    "trace",
 ];
 
 type Answer<T> = Result<T, Box<Status>>;
@@ -83,6 +87,7 @@ struct Streaming {
 pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
+    pub(crate) tracer: Tracer,
     pub(crate) control: Control,
     pub(crate) server_id: String,
     pub(crate) codes: Codes,
@@ -116,6 +121,10 @@ impl Service {
             "ModelMetadata" => self.ready_unary(request, |message| self.model_metadata(&message)).await,
             "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
             "ModelStatistics" => self.ready_unary(request, |message| self.model_statistics(&message)).await,
+            "TraceSetting" => {
+                let change = |message, _, _| std::future::ready(self.trace_setting(message));
+                self.unary(request, wire::check_settings_request, change).await
+            }
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
             "RepositoryModelLoad" => {
                 let load = |message, deadline, held| self.load(message, deadline, held);
@@ -125,10 +134,7 @@ impl Service {
                 let unload = |message, deadline, _| self.unload(message, deadline);
                 self.unary(request, wire::check_control_request, unload).await
             }
-            other => wire::status(&Status::unimplemented(format!(
-                "RPC '{}' is not served",
-                sconce_engine::text::quote(other)
-            ))),
+            other => wire::status(&Status::unimplemented(format!("RPC '{}' is not served", quote(other)))),
         }
     }
 
@@ -450,5 +456,16 @@ impl Service {
             )));
         }
         Ok(to_proto::repository_index(&self.table.snapshot(), request.ready))
+    }
+
+    /// Changes which requests are traced, if it is told to, and tells what holds then.
+    fn trace_setting(&self, request: TraceSettingRequest) -> Answer<TraceSettingResponse> {
+        let model = Some(&*request.model_name).filter(|model| !model.is_empty());
+        if let Some(model) = model.filter(|model| !self.table.snapshot().routes.contains_key(*model)) {
+            return Err(self.codes.of_error(&Error::ModelNotFound { model: quote(model) }));
+        }
+        let values = request.settings.into_iter().map(|(name, setting)| (name, setting.value)).collect();
+        self.tracer.change(model, &values).map_err(Status::invalid_argument)?;
+        Ok(to_proto::trace_settings(self.tracer.settings(model)))
     }
 }

@@ -4,7 +4,7 @@
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `shutdown`, `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `observe`, `telemetry`; `client` is `sconce infer`.
+//! `admin`, `metrics`, `observe`, `trace`, `telemetry`; `client` is `sconce infer`.
 //!
 //! This crate does not know how a model is run.
 
@@ -27,6 +27,7 @@ mod shutdown;
 mod status;
 mod telemetry;
 mod to_proto;
+mod trace;
 mod wire;
 
 pub use cli::main;

@@ -69,7 +69,8 @@ pub(crate) trait Watcher: Send + Sync + fmt::Debug {
     /// Whether it wants to know of any, now.
     fn is_on(&self) -> bool;
 
-    /// Whether, and where, a request for this model is to be traced. `parent` is `traceparent`, as it was sent.
+    /// Whether, and where, a request for this model is to be traced, or a call that runs none, which has no name here.
+    /// `parent` is `traceparent`, as it was sent.
     fn trace(&self, _parent: Option<&HeaderValue>, _model: &str) -> Option<Traced> {
         None
     }
@@ -111,10 +112,31 @@ impl Watchers {
             responses: 0,
             trace: None,
             parent: None,
-            tracestate: headers.get("tracestate").cloned(),
+            tracestate: joined(headers, "tracestate"),
         };
-        let traceparent = headers.get("traceparent").cloned();
-        Some(Arc::new(Watch { watchers: self.clone(), traceparent, record: Mutex::new(record) }))
+        let traceparent = only(headers, "traceparent");
+        let watch = Watch { watchers: self.clone(), traceparent, record: Mutex::new(record) };
+        if !matches!(method, "ModelInfer" | "ModelStreamInfer") {
+            // No model is run.
+            let _ = watch.trace("");
+        }
+        Some(Arc::new(watch))
+    }
+}
+
+/// The value of a header that may be there once.
+fn only(headers: &HeaderMap, name: &str) -> Option<HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).cloned()
+}
+
+/// The values of a header that may be said in parts.
+fn joined(headers: &HeaderMap, name: &str) -> Option<HeaderValue> {
+    let parts: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    match parts[..] {
+        [] => None,
+        [_] => headers.get(name).cloned(),
+        _ => HeaderValue::from_bytes(&parts.join(&b',')).ok(),
     }
 }
 

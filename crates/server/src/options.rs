@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::{telemetry::LogFormat, wire::ResponseCompression};
+use crate::{telemetry::LogFormat, trace::TraceProtocol, wire::ResponseCompression};
 
 /// Flags of `sconce serve`.
 #[derive(Args, Debug, Default)]
@@ -59,6 +59,26 @@ impl FromStr for Period {
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A part of all, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Part(pub(crate) f64);
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+        part.map(Self).ok_or_else(|| "a number from 0 to 1 is expected, such as 0.01".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let part = f64::deserialize(deserializer)?;
+        part.to_string().parse().map_err(D::Error::custom)
     }
 }
 
@@ -181,6 +201,22 @@ pub(crate) struct Options {
     /// error, warn, info, debug, trace, or a filter such as info,sconce_engine=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "SCONCE_LOG_LEVEL")]
     pub(crate) log_level: Option<String>,
+
+    /// The collector that gets traces over OTLP, such as http://127.0.0.1:4317; `off` for none [default: what OTEL_EXPORTER_OTLP_ENDPOINT says, or none]
+    #[arg(long, value_name = "URL", env = "SCONCE_TRACE_ENDPOINT")]
+    pub(crate) trace_endpoint: Option<String>,
+
+    /// How that collector is spoken to [default: what OTEL_EXPORTER_OTLP_PROTOCOL says, or grpc]
+    #[arg(long, value_name = "PROTOCOL", env = "SCONCE_TRACE_PROTOCOL")]
+    pub(crate) trace_protocol: Option<TraceProtocol>,
+
+    /// The part of the requests to trace that no caller traces, 0 to 1 [default: 1]
+    #[arg(long, value_name = "PART", env = "SCONCE_TRACE_RATIO")]
+    pub(crate) trace_ratio: Option<Part>,
+
+    /// Give attributes of spans Triton's names too [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_TRACE_TRITON_ATTRIBUTES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) trace_triton_attributes: Option<bool>,
 }
 
 /// Takes the first that has been said.
@@ -247,7 +283,11 @@ impl ServeArgs {
             drain_delay,
             drain_timeout,
             log_format,
-            log_level
+            log_level,
+            trace_endpoint,
+            trace_protocol,
+            trace_ratio,
+            trace_triton_attributes
         ))
     }
 }

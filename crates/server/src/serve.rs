@@ -26,11 +26,12 @@ use crate::{
     health::HealthService,
     listen::Listener,
     metrics::{Metrics, Rpcs, Sources},
-    observe::Watchers,
+    observe::{Watcher, Watchers},
     options::{Options, Period, ServeArgs},
     shutdown::Signals,
     status::Codes,
     telemetry,
+    trace::Tracer,
     wire::{Budget, Limits},
 };
 
@@ -46,6 +47,8 @@ const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the last spans may take to reach their collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
 pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
@@ -131,15 +134,15 @@ const HUNG_AFTER: Duration = Duration::from_secs(60);
 
 async fn serve(options: Options) -> anyhow::Result<()> {
     let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
-    let http = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
-        "off" => None,
-        address => Some(bind(address, "--metrics-address").await?),
-    };
+    let http = bind_http(&options).await?;
     let backend = backend(&options)?;
     let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = cores();
-    let watch = pool::Watch { stats: Arc::new(Stats::new(buckets(&options))), ..pool::Watch::default() };
+    let tracer = Tracer::start(&options, grpc.local_addr().ok(), devices)?;
+    let watchers: Vec<Arc<dyn Watcher>> = vec![Arc::new(tracer.clone())];
+    let watch =
+        pool::Watch { stats: Arc::new(Stats::new(buckets(&options))), observer: Arc::new(tracer.clone()) };
     let pool = start_pool(&options, &backend, cores, watch)?;
     let table = Arc::new(Table::default());
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
@@ -160,6 +163,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             limits: limits.clone(),
             codes,
             triton_names: options.metrics_triton_names.unwrap_or_default(),
+            tracer: tracer.clone(),
         };
         start_http(address, sources, backend.name(), stopped.clone())?;
     }
@@ -172,6 +176,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         service: Arc::new(Service {
             table: Arc::clone(&table),
             pool: pool.clone(),
+            tracer: tracer.clone(),
             control: Control::new(reconciler, Arc::clone(&overrides), &mode, codes),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
             codes,
@@ -182,11 +187,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }),
         routes,
         rpcs,
-        watchers: Watchers::default(),
+        watchers: Watchers(watchers.into()),
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
     };
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
-    let serving = tokio::spawn(listener.run(grpc, stopped, bound));
+    let serving = tokio::spawn(async move {
+        let cut = listener.run(grpc, stopped, bound).await;
+        tracer.stop(FLUSH_TIMEOUT).await;
+        cut
+    });
 
     let delay = options.drain_delay.map_or(Duration::ZERO, |Period(time)| time);
     let ended = signals.then_drain(&table, &stop, serving, (delay, bound)).await;
@@ -299,6 +308,13 @@ fn routes(table: &Arc<Table>) -> anyhow::Result<Routes> {
 
 fn bytes(said: Option<ByteSize>, default: u64) -> anyhow::Result<usize> {
     Ok(usize::try_from(said.map_or(default, |size| size.as_u64()))?)
+}
+
+async fn bind_http(options: &Options) -> anyhow::Result<Option<TcpListener>> {
+    Ok(match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
+        "off" => None,
+        address => Some(bind(address, "--metrics-address").await?),
+    })
 }
 
 async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {

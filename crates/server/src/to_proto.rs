@@ -4,6 +4,8 @@ mod scheduling;
 mod sequence;
 mod statistics;
 
+use std::collections::HashMap;
+
 use sconce_engine::{
     DataType, ModelConfig, Version,
     binding::TensorInfo,
@@ -13,8 +15,9 @@ use sconce_engine::{
 };
 use sconce_proto::inference::{
     self as pb, InferParameter, ModelInferResponse, ModelMetadataResponse, ModelStreamInferResponse,
-    RepositoryIndexResponse, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
-    model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
+    RepositoryIndexResponse, TraceSettingResponse, infer_parameter::ParameterChoice,
+    model_infer_response::InferOutputTensor, model_metadata_response::TensorMetadata,
+    repository_index_response::ModelIndex, trace_setting_response,
 };
 use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
 pub(crate) use statistics::model_statistics;
@@ -53,6 +56,12 @@ pub(crate) fn infer_response(
         });
     }
     response
+}
+
+/// The answer to TraceSetting.
+pub(crate) fn trace_settings(values: HashMap<String, Vec<String>>) -> TraceSettingResponse {
+    let setting = |(name, value)| (name, trace_setting_response::SettingValue { value });
+    TraceSettingResponse { settings: values.into_iter().map(setting).collect() }
 }
 
 /// An answer of ModelStreamInfer: the only one to its request.

@@ -20,11 +20,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-pub(crate) use rpcs::{Counting, Method, Rpcs};
+pub(crate) use rpcs::{Counting, Method, Rpcs, code_name};
 use sconce_engine::{pool::Pool, table::Table};
 use text::Text;
 
-use crate::{status::Codes, wire::Limits};
+use crate::{status::Codes, trace::Tracer, wire::Limits};
 
 /// Between two times that what was recorded is summed up: until then it takes memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ pub(crate) struct Sources {
     pub(crate) rpcs: Arc<Rpcs>,
     pub(crate) limits: Limits,
     pub(crate) codes: Codes,
+    pub(crate) tracer: Tracer,
     /// Under Triton's names too.
     pub(crate) triton_names: bool,
 }

@@ -30,6 +30,13 @@ pub(super) fn write(text: &mut Text, sources: &Sources) {
         text.sample(name, &[], value);
     }
     devices(text, sources);
+    let (exported, dropped) = sources.tracer.counts();
+    let name = "sconce_trace_spans_exported_total";
+    text.family(name, "counter", "Spans that the collector of traces has taken");
+    text.sample(name, &[], exported);
+    let name = "sconce_trace_spans_dropped_total";
+    text.family(name, "counter", "Spans that are lost, because the collector was away or slow");
+    text.sample(name, &[], dropped);
 }
 
 fn devices(text: &mut Text, sources: &Sources) {

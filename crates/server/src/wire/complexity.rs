@@ -14,7 +14,7 @@ const MAX_PARTS: usize = 1 << 20;
 const MAX_TENSORS: usize = 1 << 16;
 /// Bytes of one shape: more than libtorch's 64 dimensions of 10 bytes.
 const MAX_SHAPE: usize = 1024;
-/// Parameters of one request to load a model, each of which may carry a file.
+/// Parameters of one request to load a model, each of which may carry a file; or settings and their values.
 const MAX_CONTROL_PARTS: usize = 4096;
 
 /// Refuses a ModelInferRequest of too many parts. Malformed bytes pass: decoding says what is wrong.
@@ -79,6 +79,32 @@ pub(crate) fn check_control_request(message: &[u8]) -> Result<(), Box<Status>> {
     ))))
 }
 
+/// Refuses a request to change settings that has too many of them.
+pub(crate) fn check_settings_request(message: &[u8]) -> Result<(), Box<Status>> {
+    let mut parts = 0usize;
+    // Whatever is malformed ends the walk.
+    let _ = each_part(message, |_, setting| {
+        parts += 1;
+        each_part(setting, |field, value| {
+            parts += 1;
+            if field != 2 {
+                return Some(());
+            }
+            each_part(value, |_, _| {
+                parts += 1;
+                Some(())
+            })
+        });
+        Some(())
+    });
+    if parts <= MAX_CONTROL_PARTS {
+        return Ok(());
+    }
+    Err(Box::new(Status::invalid_argument(format!(
+        "the request has {parts} settings and values, and at most {MAX_CONTROL_PARTS} are expected"
+    ))))
+}
+
 /// Calls `visit` with the number and the bytes of each field; a field that is no bytes has none.
 fn each_part(mut message: &[u8], mut visit: impl FnMut(u32, &[u8]) -> Option<()>) -> Option<()> {
     while message.has_remaining() {
@@ -104,7 +130,8 @@ fn each_part(mut message: &[u8], mut visit: impl FnMut(u32, &[u8]) -> Option<()>
 mod tests {
     use prost::Message;
     use sconce_proto::inference::{
-        InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor,
+        InferTensorContents, ModelInferRequest, TraceSettingRequest, model_infer_request::InferInputTensor,
+        trace_setting_request::SettingValue,
     };
 
     use super::*;
@@ -133,9 +160,22 @@ mod tests {
     }
 
     #[test]
+    fn settings_and_their_values_have_a_bound() {
+        let of = |settings, values| {
+            let value = SettingValue { value: vec![String::new(); values] };
+            let settings = (0..settings).map(|name: usize| (name.to_string(), value.clone())).collect();
+            TraceSettingRequest { settings, model_name: String::new() }.encode_to_vec()
+        };
+        assert!(check_settings_request(&of(10, 10)).is_ok());
+        assert!(check_settings_request(&of(1, MAX_CONTROL_PARTS)).is_err());
+        assert!(check_settings_request(&of(MAX_CONTROL_PARTS, 0)).is_err());
+    }
+
+    #[test]
     fn malformed_bytes_are_left_to_decoding() {
         for bytes in [&[0xff; 20][..], &[0x2a, 0x7f], &[0x2b], &[0x08]] {
             assert!(check_infer_request(bytes).is_ok());
+            assert!(check_settings_request(bytes).is_ok());
         }
     }
 }

@@ -1,0 +1,231 @@
+//! Where spans go: the flags, or else the environment as OpenTelemetry has it.
+
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use clap::ValueEnum;
+use http::Uri;
+use serde::Deserialize;
+
+/// Where the HTTP API of a collector takes spans.
+const PATH: &str = "/v1/traces";
+/// Nobody waits for spans, but a second is as long as one likes to look for one that has just ended.
+const DELAY: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Some thousand requests that are traced.
+const QUEUE: usize = 8192;
+/// So that a mistyped number does not take all memory.
+const LARGEST_QUEUE: usize = 1 << 20;
+
+/// How spans are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TraceProtocol {
+    /// OTLP over gRPC, port 4317 of most collectors
+    #[default]
+    Grpc,
+    /// OTLP over HTTP, as protobuf, port 4318 of most collectors
+    Http,
+}
+
+/// A collector, and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    pub(crate) protocol: TraceProtocol,
+    /// How long spans may wait for others.
+    pub(crate) delay: Duration,
+    /// How long the collector may take.
+    pub(crate) timeout: Duration,
+    /// How many spans may wait.
+    pub(crate) queue: usize,
+}
+
+impl Endpoint {
+    /// What the flags say, or else the environment; none if neither names a collector, or `off` was said.
+    ///
+    /// # Errors
+    /// One sentence on what cannot be a collector.
+    pub(crate) fn chosen(
+        url: Option<&str>,
+        protocol: Option<TraceProtocol>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Option<Self>> {
+        let variable = |name: &'static str| {
+            environment(name).filter(|value| !value.is_empty()).map(|value| (name, value))
+        };
+        let named = match url {
+            Some("off") => return Ok(None),
+            Some(url) => Some(("--trace-endpoint", url.to_owned())),
+            None if says(&environment, "OTEL_SDK_DISABLED", "true") => None,
+            None if says(&environment, "OTEL_TRACES_EXPORTER", "none") => None,
+            None => variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+                .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT")),
+        };
+        let Some((source, url)) = named else { return Ok(None) };
+        let protocol = match protocol {
+            Some(protocol) => protocol,
+            None => match variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+                .or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"))
+            {
+                None => TraceProtocol::default(),
+                Some((_, said)) if said == "grpc" => TraceProtocol::Grpc,
+                Some((_, said)) if said == "http/protobuf" => TraceProtocol::Http,
+                Some((name, said)) => bail!("{name} is {said:?}: grpc or http/protobuf is expected"),
+            },
+        };
+        let url = checked(source, &url, protocol)?;
+        let number = |name, default: u64| number(variable(name), default);
+        let timeout = number("OTEL_EXPORTER_OTLP_TIMEOUT", millis(TIMEOUT))?;
+        Ok(Some(Self {
+            url,
+            protocol,
+            delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", millis(DELAY))?),
+            timeout: Duration::from_millis(number("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", timeout)?),
+            queue: usize::try_from(number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE as u64)?)
+                .map_or(LARGEST_QUEUE, |size| size.clamp(1, LARGEST_QUEUE)),
+        }))
+    }
+
+    /// Its host and port, for logs: nothing of the rest has to be seen there.
+    pub(crate) fn authority(&self) -> &str {
+        let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
+        let authority = rest.split('/').next().unwrap_or(rest);
+        authority.rsplit('@').next().unwrap_or(authority)
+    }
+}
+
+fn says(environment: impl Fn(&str) -> Option<String>, name: &str, word: &str) -> bool {
+    environment(name).is_some_and(|value| value.eq_ignore_ascii_case(word))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn number(said: Option<(&'static str, String)>, default: u64) -> anyhow::Result<u64> {
+    let Some((name, said)) = said else { return Ok(default) };
+    match said.parse() {
+        // What is longer than a day of milliseconds means nothing else, and can be added to a point in time.
+        Ok(number) => Ok(u64::clamp(number, 1, 86_400_000)),
+        Err(_) => bail!("{name} is {said:?}: a whole number is expected"),
+    }
+}
+
+/// The URL that spans are sent to.
+fn checked(source: &str, url: &str, protocol: TraceProtocol) -> anyhow::Result<String> {
+    let uri: Uri = match url.parse() {
+        Ok(uri) => uri,
+        Err(error) => bail!("{source} {url:?}: {error}; a URL such as http://127.0.0.1:4317 is expected"),
+    };
+    ensure!(
+        uri.scheme_str() != Some("https"),
+        "{source} {url:?}: spans are not sent over TLS; name a collector on this host or in this pod, with http://"
+    );
+    ensure!(
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()),
+        "{source} {url:?}: a URL such as http://127.0.0.1:4317 is expected"
+    );
+    let url = url.trim_end_matches('/');
+    let is_base = source == "OTEL_EXPORTER_OTLP_ENDPOINT" || matches!(uri.path(), "" | "/");
+    let whole = source == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    Ok(match protocol {
+        TraceProtocol::Http if is_base && !whole => format!("{url}{PATH}"),
+        TraceProtocol::Http | TraceProtocol::Grpc => url.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Endpoint, TraceProtocol};
+
+    fn chosen(
+        url: Option<&str>,
+        protocol: Option<TraceProtocol>,
+        variables: Variables<'_>,
+    ) -> Result<Option<Endpoint>, String> {
+        let environment = |name: &str| {
+            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+        };
+        Endpoint::chosen(url, protocol, environment).map_err(|error| error.to_string())
+    }
+
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    /// The flags and the environment, and what they choose.
+    type Chosen<'a> =
+        (Option<&'a str>, Option<TraceProtocol>, Variables<'a>, Option<(&'a str, TraceProtocol)>);
+    /// A flag and the environment, and two parts of what is said.
+    type Wrong<'a> = (Option<&'a str>, Variables<'a>, [&'a str; 2]);
+
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+
+    #[test]
+    fn flags_come_before_the_environment_and_neither_means_none() {
+        use TraceProtocol::{Grpc, Http};
+
+        let http = (PROTOCOL, "http/protobuf");
+        let cases: &[Chosen<'_>] = &[
+            (None, None, &[], None),
+            (None, Some(Http), &[], None),
+            (None, None, &[(BASE, "")], None),
+            (Some("off"), None, &[(BASE, "http://a:1")], None),
+            (Some("http://a:1"), None, &[], Some(("http://a:1", Grpc))),
+            (Some("http://a:1/"), Some(Http), &[], Some(("http://a:1/v1/traces", Http))),
+            (Some("http://a:1/x"), Some(Http), &[], Some(("http://a:1/x", Http))),
+            (Some("http://a:1"), None, &[(BASE, "http://b:2"), http], Some(("http://a:1/v1/traces", Http))),
+            (None, None, &[(BASE, "http://b:2")], Some(("http://b:2", Grpc))),
+            (None, None, &[(BASE, "http://b:2/x/"), http], Some(("http://b:2/x/v1/traces", Http))),
+            (
+                None,
+                None,
+                &[(BASE, "http://b:2"), (TRACES, "http://c:3/y"), http],
+                Some(("http://c:3/y", Http)),
+            ),
+            (None, Some(Grpc), &[(BASE, "http://b:2"), http], Some(("http://b:2", Grpc))),
+            (None, None, &[(BASE, "http://b:2"), ("OTEL_SDK_DISABLED", "TRUE")], None),
+            (None, None, &[(BASE, "http://b:2"), ("OTEL_TRACES_EXPORTER", "none")], None),
+        ];
+        for (url, protocol, variables, expected) in cases {
+            let endpoint = chosen(*url, *protocol, variables).expect("a choice");
+            let got = endpoint.as_ref().map(|endpoint| (&*endpoint.url, endpoint.protocol));
+            assert_eq!(got, *expected, "{url:?} {protocol:?} {variables:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_collector_is_refused_by_where_it_was_said() {
+        let cases: &[Wrong<'_>] = &[
+            (Some("https://a:1"), &[], ["--trace-endpoint", "not sent over TLS"]),
+            (Some("a:1"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
+            (Some(""), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
+            (Some("ftp://a"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
+            (None, &[(BASE, "https://a")], [BASE, "not sent over TLS"]),
+            (None, &[(BASE, "http://a"), (PROTOCOL, "http/json")], [PROTOCOL, "grpc or http/protobuf"]),
+            (Some("http://a"), &[("OTEL_BSP_SCHEDULE_DELAY", "1s")], ["OTEL_BSP_SCHEDULE_DELAY", "number"]),
+        ];
+        for (url, variables, expected) in cases {
+            let refused = chosen(*url, None, variables).expect_err("a refusal");
+            for part in expected {
+                assert!(refused.contains(part), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_environment_says_how_long_and_how_much_within_bounds() {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "250"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999"),
+        ];
+        let endpoint = chosen(Some("http://me:secret@a:1/x"), None, &variables).expect("one").expect("one");
+        assert_eq!(endpoint.timeout, Duration::from_millis(250));
+        assert_eq!(endpoint.delay, Duration::from_millis(1));
+        assert_eq!(endpoint.queue, 1 << 20);
+        assert_eq!(endpoint.authority(), "a:1");
+    }
+}
