@@ -4,13 +4,15 @@
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `telemetry`; `client` is `sconce infer`.
+//! `admin`, `metrics`, `telemetry`; `client` is `sconce infer` and
+//! `sconce models`, `columns` how tables look.
 //!
 //! This crate does not know how a model is run.
 
 mod admin;
 mod cli;
 mod client;
+mod columns;
 mod control;
 mod conversation;
 mod follow;
