@@ -54,6 +54,7 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             "binary_tensor_data",
             "schedule_policy",
             "sequence",
+            "logging",
         ];
         assert_eq!(metadata.extensions, extensions);
         assert!(client.server_live(ServerLiveRequest {}).await.expect("an answer").into_inner().live);
@@ -79,6 +80,7 @@ async fn every_rpc_is_served_or_unimplemented() {
         }
     }
     let expected = [
+        "LogSettings",
         "ModelConfig",
         "ModelInfer",
         "ModelMetadata",

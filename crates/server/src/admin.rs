@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::error;
 
-use crate::models;
+use crate::{debug, logging::Logs, models};
 
 /// How many names a refusal lists.
 const NAMED: usize = 20;
@@ -33,6 +33,9 @@ pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
     pub(crate) recorded: PrometheusHandle,
+    pub(crate) logs: Logs,
+    /// Whether anybody may ask what threads are doing.
+    pub(crate) debug: bool,
 }
 
 /// Serves HTTP until told to stop.
@@ -47,7 +50,8 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
             let there = "there is /health/live, /health/ready, /metrics, /models and /models/NAME\n";
             (StatusCode::NOT_FOUND, there)
         })
-        .with_state(admin);
+        .with_state(admin.clone());
+    let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
     let stopped = async move {
         // The sender is gone when the server is.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -97,7 +101,13 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
 }
 
 async fn counted(State(admin): State<Admin>) -> Response {
-    ([(CONTENT_TYPE, PROMETHEUS)], admin.recorded.render()).into_response()
+    let mut text = admin.recorded.render();
+    let lost = "sconce_log_lines_dropped_total";
+    text.push_str(&format!(
+        "# HELP {lost} Lines of the log that nobody read in time\n# TYPE {lost} counter\n{lost} {}\n",
+        admin.logs.lost()
+    ));
+    ([(CONTENT_TYPE, PROMETHEUS)], text).into_response()
 }
 
 #[derive(Debug, Serialize)]

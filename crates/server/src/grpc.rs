@@ -32,6 +32,7 @@ use crate::{
     control::Control,
     conversation::{Conversation, Said},
     from_proto,
+    logging::Logs,
     status::Codes,
     to_proto,
     wire::{self, Body, Encoding, Limits, Messages, ResponseCompression},
@@ -41,7 +42,7 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 8] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -49,6 +50,7 @@ const EXTENSIONS: [&str; 7] = [
     "binary_tensor_data",
     "schedule_policy",
     "sequence",
+    "logging",
 ];
 
 type Answer<T> = Result<T, Box<Status>>;
@@ -68,6 +70,7 @@ pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
     pub(crate) control: Control,
+    pub(crate) logs: Logs,
     pub(crate) server_id: String,
     pub(crate) codes: Codes,
     pub(crate) limits: Limits,
@@ -97,6 +100,7 @@ impl Service {
             "ModelMetadata" => self.ready_unary(request, |message| self.model_metadata(&message)).await,
             "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
+            "LogSettings" => self.ready_unary(request, |message| self.logs.update(&message)).await,
             "RepositoryModelLoad" => {
                 let load = |message, deadline, held| self.load(message, deadline, held);
                 self.unary(request, wire::check_control_request, load).await

@@ -1,11 +1,11 @@
-//! The wire and the wiring: gRPC, HTTP, command line, telemetry, shutdown.
+//! The wire and the wiring: gRPC, HTTP, command line, logs, shutdown.
 //!
 //! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `telemetry`; `client` is `sconce infer` and
-//! `sconce models`, `columns` how tables look.
+//! `admin`, `metrics`, `debug`, `logging`; `client` is `sconce infer` and `sconce models`, `columns` how tables
+//! look.
 //!
 //! This crate does not know how a model is run.
 
@@ -15,17 +15,18 @@ mod client;
 mod columns;
 mod control;
 mod conversation;
+mod debug;
 mod follow;
 mod from_proto;
 mod grpc;
 mod health;
 mod listen;
+mod logging;
 mod metrics;
 mod models;
 mod options;
 mod serve;
 mod status;
-mod telemetry;
 mod to_proto;
 mod wire;
 

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::{telemetry::LogFormat, wire::ResponseCompression};
+use crate::{logging::LogFormat, wire::ResponseCompression};
 
 /// Flags of `sconce serve`.
 #[derive(Args, Debug, Default)]
@@ -166,6 +166,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_TIMEOUT")]
     pub(crate) drain_timeout: Option<Period>,
 
+    /// Serve /debug on the metrics address: what threads and workers are doing [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_DEBUG_ENDPOINTS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) debug_endpoints: Option<bool>,
+
     /// How log lines look [default: text]
     #[arg(long, env = "SCONCE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
@@ -236,6 +240,7 @@ impl ServeArgs {
             triton_error_codes,
             drain_delay,
             drain_timeout,
+            debug_endpoints,
             log_format,
             log_level
         ))

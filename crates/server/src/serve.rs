@@ -28,10 +28,10 @@ use crate::{
     grpc::Service,
     health::HealthService,
     listen::Listener,
+    logging::Logs,
     metrics,
     options::{Options, Period, ServeArgs},
     status::Codes,
-    telemetry,
     wire::{Budget, Limits},
 };
 
@@ -52,16 +52,25 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
 pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
     let options = arguments.options()?;
-    telemetry::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
+    let logs =
+        Logs::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
+    let served = start(options, &logs);
+    // The last lines, and only then why it has ended.
+    logs.flush();
+    served?;
+    leave();
+    Ok(())
+}
+
+fn start(options: Options, logs: &Logs) -> anyhow::Result<()> {
     check(&options)?;
     #[cfg(feature = "torch")]
     calm_openmp();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(options))?;
+    let served = runtime.block_on(serve(options, logs));
     // A forward that never returns must not keep the process, nor run into what its exit takes down.
     runtime.shutdown_background();
-    leave();
-    Ok(())
+    served
 }
 
 /// Lets the helper threads of OpenMP, which libtorch uses inside operators, wait for their next part of a run
@@ -84,7 +93,7 @@ fn calm_openmp() {
 }
 
 /// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the
-/// ground from under them. Logs are not buffered, and nothing else is left to write.
+/// ground from under them. The log has been written, and nothing else is left to write.
 fn leave() {
     #[cfg(feature = "torch")]
     sconce_torch::exit_now(0);
@@ -122,7 +131,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
 /// A run that takes longer is not expected to end.
 const HUNG_AFTER: Duration = Duration::from_secs(60);
 
-async fn serve(options: Options) -> anyhow::Result<()> {
+async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
     let http = match options.metrics_address.as_deref().unwrap_or("127.0.0.1:8002") {
         "off" => None,
@@ -139,11 +148,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let overrides = Arc::new(Overrides::new(settings.roots.clone(), settings.confine_symlinks));
     let (limits, routes) = (limits(&options)?, routes(&table)?);
     let mut signals = Signals::new()?;
-
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
     if let Some(address) = http {
-        start_http(address, &table, &pool, stopped.clone())?;
+        let (table, pool, debug) = (Arc::clone(&table), pool.clone(), options.debug_endpoints);
+        start_http(address, (table, pool, logs.clone(), debug.unwrap_or_default()), stopped.clone())?;
     }
     tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
     let mode = settings.mode.clone();
@@ -156,6 +165,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             table: Arc::clone(&table),
             pool: pool.clone(),
             control: Control::new(reconciler, Arc::clone(&overrides), &mode, codes),
+            logs: logs.clone(),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
             codes,
             limits,
@@ -201,14 +211,13 @@ pub(crate) fn cores() -> usize {
 /// Serves health, models and metrics over HTTP.
 fn start_http(
     address: TcpListener,
-    table: &Arc<Table>,
-    pool: &Pool,
+    (table, pool, logs, debug): (Arc<Table>, Pool, Logs, bool),
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     info!("health on http://{}/health/ready", address.local_addr()?);
     let recorded = metrics::start()?;
     tokio::spawn(metrics::keep_up(recorded.clone()));
-    let admin = admin::Admin { table: Arc::clone(table), pool: pool.clone(), recorded };
+    let admin = admin::Admin { table, pool, recorded, logs, debug };
     tokio::spawn(admin::serve(address, admin, stopped));
     Ok(())
 }
