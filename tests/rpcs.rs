@@ -53,6 +53,7 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             "model_configuration",
             "binary_tensor_data",
             "schedule_policy",
+            "statistics",
             "sequence",
             "logging",
         ];
@@ -85,6 +86,7 @@ async fn every_rpc_is_served_or_unimplemented() {
         "ModelInfer",
         "ModelMetadata",
         "ModelReady",
+        "ModelStatistics",
         "ModelStreamInfer",
         "RepositoryIndex",
         "RepositoryModelLoad",

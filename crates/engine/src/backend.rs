@@ -31,6 +31,15 @@ impl fmt::Display for Device {
     }
 }
 
+/// Memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// In use, by any process.
+    pub used: u64,
+    /// All that there is.
+    pub total: u64,
+}
+
 /// Why a version cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -93,6 +102,10 @@ pub trait Backend: Send + Sync {
     /// Gives memory back to the system that the runtime keeps for later, after something has been freed
     /// on these devices.
     fn release_memory(&self, devices: &[Device]);
+    /// How much memory the device has and how much of it is in use; `None` where it has none of its own.
+    fn memory(&self, _device: Device) -> Option<DeviceMemory> {
+        None
+    }
     /// Reads the version's file and tells what it takes and returns.
     ///
     /// # Errors

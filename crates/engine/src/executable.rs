@@ -15,6 +15,7 @@ use crate::{
     reaper::{Farewell, Reaper},
     reply::Done,
     scheduler::Placement,
+    stats::VersionStats,
     value::Call,
 };
 
@@ -26,6 +27,8 @@ pub struct Executable {
     pub(crate) allowed_sizes: Vec<usize>,
     /// A run changes what the next one finds in its instance, so that none is made twice.
     pub(crate) keeps_state: bool,
+    /// What is counted of it.
+    pub(crate) stats: Arc<VersionStats>,
     places: Vec<(Placement, Arc<Place>)>,
     /// Told when this is dropped. The last field: by then the places are gone, or another's.
     farewells: Mutex<Vec<Farewell>>,
@@ -41,6 +44,7 @@ impl Executable {
         version: Version,
         allowed_sizes: Vec<usize>,
         modules: Vec<(Placement, Arc<dyn Module>)>,
+        stats: Arc<VersionStats>,
         reaper: &Reaper,
     ) -> Result<Self, LoadError> {
         let places = modules
@@ -51,7 +55,7 @@ impl Executable {
             })
             .collect::<Result<_, LoadError>>()?;
         let keeps_state = false;
-        Ok(Self { name, version, allowed_sizes, keeps_state, places, farewells: Mutex::default() })
+        Ok(Self { name, version, allowed_sizes, keeps_state, stats, places, farewells: Mutex::default() })
     }
 
     /// The same, of a model whose instances keep state of their own if it is said so.
@@ -73,8 +77,8 @@ impl Executable {
             place.trim(placement.limit);
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        let (version, keeps_state) = (self.version, self.keeps_state);
-        Some(Self { name, version, allowed_sizes, keeps_state, places, farewells })
+        let (version, keeps_state, stats) = (self.version, self.keeps_state, Arc::clone(&self.stats));
+        Some(Self { name, version, allowed_sizes, keeps_state, stats, places, farewells })
     }
 
     /// The same weights on one of the devices, with a runner of its own: for warming, because those of a model that
@@ -95,8 +99,8 @@ impl Executable {
             places.push((Placement { device, limit: 1 }, Arc::new(own)));
         }
         let (name, farewells) = (Arc::clone(&self.name), Mutex::default());
-        let (version, keeps_state) = (self.version, self.keeps_state);
-        Ok(Self { name, version, allowed_sizes, keeps_state, places, farewells })
+        let (version, keeps_state, stats) = (self.version, self.keeps_state, Arc::clone(&self.stats));
+        Ok(Self { name, version, allowed_sizes, keeps_state, stats, places, farewells })
     }
 
     /// How many rows a batch of so many is run with.

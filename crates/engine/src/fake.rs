@@ -39,7 +39,7 @@ use std::{
 use sconce_repository::ModelConfig;
 
 use crate::{
-    backend::{Backend, Device, LoadError, Module, Opened, RunError, Runner, WorkerContext},
+    backend::{Backend, Device, DeviceMemory, LoadError, Module, Opened, RunError, Runner, WorkerContext},
     reply::Done,
     schema::Schema,
     value::{Arg, Call, Output},
@@ -267,6 +267,10 @@ impl Backend for Fake {
 
     fn verify(&self, file: &Path) -> Result<(), LoadError> {
         self.precheck(file)
+    }
+
+    fn memory(&self, device: Device) -> Option<DeviceMemory> {
+        matches!(device, Device::Gpu(_)).then_some(DeviceMemory { used: 1 << 20, total: 1 << 30 })
     }
 
     fn release_memory(&self, devices: &[Device]) {

@@ -7,11 +7,13 @@
 //! - `collected`: all answers as one.
 //! - `lanes`: where generations go on.
 //! - `outbox`: the answers on their way to the caller.
+//! - `tally`: what is counted of them.
 
 mod collected;
 mod lanes;
 mod outbox;
 mod plan;
+mod tally;
 
 use std::{
     mem,
@@ -29,6 +31,7 @@ use lanes::Lane;
 use outbox::Outbox;
 pub use outbox::{Answer, Answers};
 pub(crate) use plan::{Plan, with_states};
+use tally::Tally;
 
 use crate::{
     Error, Result,
@@ -37,11 +40,13 @@ use crate::{
     executable::Executable,
     job::Job,
     model::{FailureLog, QUEUE_LIMIT},
+    observe::TraceContext,
     outputs::{self, NamedOutput, Wanted},
     padding::Lengths,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::Stuck,
+    stats::Reason,
     value::{Call, Output},
 };
 
@@ -108,13 +113,14 @@ impl Generator {
         self.lanes[lane].going_on.fetch_add(1, Ordering::AcqRel);
         let outbox = Arc::<Outbox>::default();
         self.remember(&outbox);
-        let (rows, deadline, priority, timeout) =
-            (request.rows, request.deadline, request.priority, request.timeout);
+        let (rows, deadline, priority, timeout, trace) =
+            (request.rows, request.deadline, request.priority, request.timeout, request.trace);
         let generation = Generation {
             generator: Arc::clone(self),
             lane,
             outbox: Arc::clone(&outbox),
             left: request.max_steps.map_or(most, |steps| steps.clamp(1, most)),
+            tally: Tally::new(&self.start.stats, &request),
             first: true,
             over: false,
             request,
@@ -122,6 +128,7 @@ impl Generator {
         let reply = Reply::Generating(Box::new(generation));
         let mut job = Job::new(Arc::clone(&self.start), call, rows, reply);
         (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
+        job.trace = trace;
         if let Err(back) = self.lanes[lane].start.offer(job, true) {
             let (job, refusal) = *back;
             job.turn_away(refusal);
@@ -202,6 +209,10 @@ pub(crate) struct Beginning {
     pub(crate) timeout: Option<Duration>,
     /// How many answers it wants at most.
     pub(crate) max_steps: Option<u32>,
+    /// Its place in a trace, if it is traced.
+    pub(crate) trace: Option<TraceContext>,
+    /// When it came.
+    pub(crate) came: Instant,
 }
 
 /// A request that is being answered.
@@ -211,6 +222,7 @@ pub struct Generation {
     lane: usize,
     outbox: Arc<Outbox>,
     request: Beginning,
+    tally: Tally,
     /// How many answers there may still be.
     left: u32,
     /// What comes is of `start`.
@@ -245,6 +257,7 @@ impl Generation {
         match answer.and_then(|output| self.made(&output).map(|named| (output, named))) {
             Err(error) => self.end(Err(error)),
             Ok((output, named)) => {
+                self.tally.made(&named);
                 self.left -= 1;
                 if self.left == 0 || self.generator.plan().is_last(&output, self.first) {
                     drop(output);
@@ -281,16 +294,18 @@ impl Generation {
     fn next(mut self, call: Call) -> Step {
         let generator = Arc::clone(&self.generator);
         let (rows, deadline, priority) = (self.request.rows, self.request.deadline, self.request.priority);
+        let trace = self.request.trace;
         self.first = false;
         let lane = self.lane;
         let reply = Reply::Generating(Box::new(self));
         let mut job = Job::new(Arc::clone(&generator.step), call, rows, reply);
-        (job.deadline, job.priority) = (deadline, priority);
+        (job.deadline, job.priority, job.trace) = (deadline, priority, trace);
         Step { generator, lane, job }
     }
 
     fn end(mut self, answer: Result<Vec<NamedOutput>>) -> Option<Step> {
         self.leave();
+        self.tally.end(answer.as_ref().map_or_else(Reason::from, |_| Reason::Ok));
         if let Err(error) = &answer {
             self.generator.failures.note(self.generator.start.version, error);
         }
@@ -311,12 +326,15 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         if self.leave() {
-            self.outbox.abandon(match self.request.deadline {
+            let error = match self.request.deadline {
                 Some(deadline) if deadline <= Instant::now() => {
                     Error::DeadlineExceeded { stage: "passed while answers were being made" }
                 }
                 _ => Error::WorkerLost { model: self.generator.binding.model.to_string() },
-            });
+            };
+            let gone = self.outbox.is_closed() && matches!(error, Error::WorkerLost { .. });
+            self.tally.end(if gone { Reason::Cancelled } else { Reason::from(&error) });
+            self.outbox.abandon(error);
         }
     }
 }

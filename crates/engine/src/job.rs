@@ -9,9 +9,11 @@ use crate::{
     Error,
     batch::{self, Traits},
     executable::Executable,
+    observe::TraceContext,
     padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Refusal, Work},
+    stats::Stage,
     value::Call,
 };
 
@@ -32,6 +34,10 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// On how many threads it wants to run.
     pub threads: Option<usize>,
+    /// When it came.
+    pub arrived: Instant,
+    /// Its place in a trace, if it is traced.
+    pub trace: Option<TraceContext>,
     traits: Traits,
     extents: Extents,
 }
@@ -42,7 +48,20 @@ impl Job {
         let traits = batch::traits(&call, rows);
         let extents = Extents::of(&call, traits.rows);
         let (deadline, priority, timeout, threads) = (None, 0, None, None);
-        Self { executable, call, reply, deadline, priority, timeout, threads, traits, extents }
+        let (arrived, trace) = (Instant::now(), None);
+        Self {
+            executable,
+            call,
+            reply,
+            deadline,
+            priority,
+            timeout,
+            threads,
+            arrived,
+            trace,
+            traits,
+            extents,
+        }
     }
 
     /// From now on it runs by itself.
@@ -70,16 +89,25 @@ impl Job {
     /// Tells its caller why it did not run.
     pub(crate) fn bury(self, fate: Fate) {
         match fate {
-            Fate::Unwanted => {}
+            Fate::Unwanted => self.given_up(false, Stage::Queued),
             Fate::Late => {
+                self.executable.stats.drop_one(Some(self.arrived), false, Stage::Queued);
                 let stage = "would pass before its answer is there, so that it is not run";
                 self.fail(Error::DeadlineExceeded { stage });
             }
             Fate::TimedOut { waited } => {
+                self.given_up(true, Stage::Queued);
                 let model = self.executable.name.to_string();
                 self.fail(Error::QueueTimeout { model, waited });
             }
             Fate::Stuck(stuck) => self.not_ready(stuck.why()),
+        }
+    }
+
+    /// Counts that nobody waits for it any more.
+    pub(crate) fn given_up(&self, timed_out: bool, stage: Stage) {
+        if self.reply.counts() {
+            self.executable.stats.drop_one(self.deadline, timed_out, stage);
         }
     }
 
@@ -90,7 +118,7 @@ impl Job {
     }
 
     pub(crate) fn fail(self, error: Error) {
-        self.reply.finish(Err(error), Duration::ZERO);
+        self.reply.finish(Err(error), None);
     }
 }
 

@@ -20,6 +20,8 @@
 //! - [`table`]: name and version to a live version; one writer, lock-free readers
 //! - [`text`]: what stands in messages: escaped, cut, bounded
 //! - [`warm`]: the first runs of a version, before its first request
+//! - [`stats`]: what is counted of each version
+//! - [`observe`]: when the stages of a request were, told to whoever traces
 //! - [`reaper`]: frees what is not served any more
 //! - [`reconcile`]: what is on disk becomes what is served
 //! - [`fake`]: a scripted backend for tests and for builds without libtorch
@@ -41,6 +43,7 @@ mod fixtures;
 pub mod generate;
 mod job;
 pub mod model;
+pub mod observe;
 mod ordering;
 mod outputs;
 pub mod padding;
@@ -51,6 +54,7 @@ pub mod reply;
 pub mod scheduler;
 pub mod schema;
 pub mod sequence;
+pub mod stats;
 pub mod table;
 pub mod text;
 pub mod value;

@@ -6,25 +6,22 @@ use std::{
 };
 
 use sconce_repository::{Digest, ModelConfig, Version};
-use tokio::sync::oneshot;
 
 use crate::{
-    Error, Result,
+    Error,
     backend::{LoadError, Module, Opened},
     binding::Binding,
-    check,
-    classification::classify_wanted,
     examples::{Example, Examples},
-    generate::{Answers, Beginning, Generator, collect},
+    generate::Generator,
+    observe::TraceContext,
     ordering::Gate,
-    outputs,
-    pool::{Executable, Job, ModelLoad, Pool, Registration, Serving},
+    pool::{Executable, ModelLoad, Pool, Registration, Serving},
     reaper::{Farewell, Reaper},
-    reply::Reply,
     scheduler::{Placement, Policy, Refusal, Stuck},
     schema::Schema,
-    sequence::{InSequence, Pending, SequenceId, Sequencer},
+    sequence::{InSequence, SequenceId, Sequencer},
 };
+mod answer;
 mod failures;
 pub use crate::{
     check::Input,
@@ -55,6 +52,8 @@ pub struct Request {
     pub sequence: Option<InSequence>,
     /// How many answers it wants at most, of a model that makes many.
     pub max_steps: Option<u32>,
+    /// Its place in a trace, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// A version that serves. The last handle on its weights sends them to the reaper.
@@ -76,6 +75,8 @@ pub struct LiveVersion {
     pub digest: Option<Digest>,
     /// When they were loaded.
     pub loaded_at: SystemTime,
+    /// How long that took, from the first byte that was read to the last run before it served.
+    pub load_took: Option<Duration>,
     /// Where the configuration has sequences. Before the executable, which its lanes need to the end.
     sequencer: Option<Arc<Sequencer>>,
     /// Where the configuration makes many answers of a request.
@@ -115,8 +116,17 @@ impl LiveVersion {
             placements.into_iter().map(load).collect::<std::result::Result<_, LoadError>>()?;
         let steps: Option<Vec<_>> =
             modules.iter().map(|(placement, module)| Some((placement.clone(), module.step()?))).collect();
+        let stats = pool.stats().version(&binding.model, version);
         let executable = |modules| {
-            Executable::new(Arc::clone(&binding.model), version, allowed_sizes(config), modules, reaper)
+            let stats = Arc::clone(&stats);
+            Executable::new(
+                Arc::clone(&binding.model),
+                version,
+                allowed_sizes(config),
+                modules,
+                stats,
+                reaper,
+            )
         };
         let (executable, step) = (
             Arc::new(executable(modules)?.keeping_state(config.stateful)),
@@ -137,6 +147,7 @@ impl LiveVersion {
             step_schema: opened.step_schema().cloned().map(Arc::new),
             digest: None,
             loaded_at: SystemTime::now(),
+            load_took: None,
             sequencer: sequencer.transpose()?,
             generator: step.map(|step| {
                 Generator::new(config, &binding, (&executable, step), &registration, &failures, pool)
@@ -180,6 +191,7 @@ impl LiveVersion {
             binding: Arc::new(binding),
             digest: self.digest,
             loaded_at: self.loaded_at,
+            load_took: self.load_took,
             sequencer: None,
             generator: None,
             step_schema: None,
@@ -287,147 +299,6 @@ impl LiveVersion {
             sequencer: self.sequencer.as_ref().map(Arc::downgrade),
             generator: self.generator.as_ref().map(Arc::downgrade),
         }
-    }
-
-    /// Answers one request: check, queue, wait, name the outputs.
-    ///
-    /// # Errors
-    /// Every [`Error`] but those of looking a model up. A call that is dropped is forgotten by the
-    /// queue; a run that has begun is finished and its outcome dropped.
-    pub async fn infer(&self, request: Request) -> Result<Vec<NamedOutput>> {
-        let outcome = self.answer(request).await;
-        if let Err(error) = &outcome
-            && self.generator.is_none()
-        {
-            self.failures.note(self.version, error);
-        }
-        outcome
-    }
-
-    pub(crate) fn generator(&self) -> Option<&Arc<Generator>> {
-        self.generator.as_ref()
-    }
-
-    /// Whether it makes many answers of a request, so that [`LiveVersion::generate`] is for it.
-    pub fn generates(&self) -> bool {
-        self.generator.is_some()
-    }
-
-    /// Begins to answer a request with as many answers as it takes.
-    ///
-    /// # Errors
-    /// As [`LiveVersion::infer`], for what is wrong before anything runs; all else comes as an answer.
-    pub fn generate(&self, request: Request) -> Result<Answers> {
-        let Some(generator) = &self.generator else {
-            let model = &self.model;
-            return Err(Error::invalid(format!("model '{model}' makes one answer of a request")));
-        };
-        outputs::check_wanted(&self.binding, &request.outputs)?;
-        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
-        let checked = check::call(&self.binding, request.inputs)?;
-        if checked.batch.is_some_and(|rows| rows != 1) {
-            return Err(Error::invalid(format!(
-                "inference request to model '{}' must specify batch-size 1, because each row would have as many answers as \
-                 it takes; send a request for each",
-                self.model
-            )));
-        }
-        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
-        }
-        let beginning = Beginning {
-            wanted: request.outputs,
-            rows: checked.batch,
-            lengths: checked.lengths,
-            deadline: request.deadline,
-            priority: request.priority,
-            timeout: Some(request.timeout).filter(|timeout| !timeout.is_zero()),
-            max_steps: request.max_steps,
-        };
-        let answers = generator.begin(checked.call, beginning)?;
-        self.examples.served(example);
-        Ok(answers)
-    }
-
-    /// All answers to a request as one.
-    async fn collected(&self, request: Request) -> Result<Vec<NamedOutput>> {
-        if let Some(wanted) = request.outputs.iter().find(|wanted| wanted.classes > 0) {
-            return Err(Error::invalid(format!(
-                "output '{}' cannot be classified in a collected answer of model '{}'; ask for it on a stream \
-                 (ModelStreamInfer)",
-                wanted.name, self.model
-            )));
-        }
-        let deadline = request.deadline;
-        let collected = collect(&self.model, self.generate(request)?);
-        let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
-        match deadline {
-            None => collected.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), collected).await.unwrap_or(Err(late)),
-        }
-    }
-
-    async fn answer(&self, request: Request) -> Result<Vec<NamedOutput>> {
-        if self.generator.is_some() {
-            return self.collected(request).await;
-        }
-        outputs::check_wanted(&self.binding, &request.outputs)?;
-        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
-        let checked = check::call(&self.binding, request.inputs)?;
-        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
-        }
-        let (sender, answer) = oneshot::channel();
-        let reply = match &self.gate {
-            Some(gate) => Reply::Ordered(gate.enter(), Box::new(Reply::One(sender))),
-            None => Reply::One(sender),
-        };
-        let timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
-        let (rows, deadline, priority) = (checked.batch, request.deadline, request.priority);
-        if let Some(sequencer) = &self.sequencer {
-            let at = self.in_sequence(request.sequence, rows)?;
-            sequencer.submit(&at, Pending { call: checked.call, rows, reply, deadline, priority, timeout });
-        } else {
-            let mut job = Job::new(Arc::clone(&self.executable), checked.call, rows, reply);
-            (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
-            let refused = |refusal| refused(&self.model, self.version, refusal);
-            self.registration.submit(job).map_err(refused)?;
-        }
-        let expired = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
-        let answer = match request.deadline {
-            None => answer.await,
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| expired.clone())?
-            }
-        };
-        // The queue drops what has expired, and may be earlier than the timer.
-        let lost = |_| match request.deadline {
-            Some(deadline) if deadline <= Instant::now() => expired,
-            Some(_) | None => Error::WorkerLost { model: self.model.to_string() },
-        };
-        let output = answer.map_err(lost)??;
-        let mut named =
-            outputs::name(&self.binding, output, &request.outputs, checked.batch, &checked.lengths)?;
-        classify_wanted(&self.binding, &mut named, &request.outputs, checked.batch.is_some())?;
-        self.examples.served(example);
-        Ok(named)
-    }
-
-    /// The place in a sequence that a request must have, and its one row. The texts are Triton's.
-    fn in_sequence(&self, at: Option<InSequence>, rows: Option<i64>) -> Result<InSequence> {
-        let model = &self.model;
-        let at = at.ok_or_else(|| {
-            Error::invalid(format!(
-                "inference request to model '{model}' must specify a non-zero or non-empty correlation ID (the request \
-                 parameter sequence_id)"
-            ))
-        })?;
-        if rows.is_some_and(|rows| rows != 1) {
-            return Err(Error::invalid(format!(
-                "inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
-            )));
-        }
-        Ok(at)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use crate::{Result, reply::Reply, value::Output};
+use crate::{Result, observe::Run, reply::Reply, value::Output};
 
 /// Holds answers back until those before them have left.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ struct State {
     held: BTreeMap<u64, Option<Held>>,
 }
 
-type Held = (Reply, Result<Output>, Duration);
+type Held = (Reply, Result<Output>, Option<Run>);
 
 /// A request's place in the order. Dropped unanswered it holds nobody up.
 #[derive(Debug)]
@@ -53,8 +52,8 @@ impl Gate {
             state.held.remove(&due)
         } {
             state.due += 1;
-            if let Some((reply, answer, took)) = answer {
-                reply.finish(answer, took);
+            if let Some((reply, answer, run)) = answer {
+                reply.finish(answer, run);
             }
         }
     }
@@ -62,9 +61,9 @@ impl Gate {
 
 impl Ticket {
     /// Answers when all before have been answered.
-    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, took: Duration) {
+    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<Run>) {
         self.answered = true;
-        self.gate.leave(self.number, Some((reply, answer, took)));
+        self.gate.leave(self.number, Some((reply, answer, run)));
     }
 }
 
@@ -90,7 +89,7 @@ mod tests {
         let mut senders: Vec<_> = senders.into_iter().map(Some).collect();
         let mut answer = |index: usize| {
             let (ticket, sender) = (tickets[index].take().unwrap(), senders[index].take().unwrap());
-            ticket.answer(Reply::One(sender), Ok(Output::Other(index.to_string())), Duration::ZERO);
+            ticket.answer(Reply::One(sender), Ok(Output::Other(index.to_string())), None);
         };
         answer(3);
         answer(1);

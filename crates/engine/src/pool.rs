@@ -4,22 +4,23 @@
 //! itself for its next batch; only an idle one has to be woken.
 //!
 //! - `worker`: what a worker does.
+//! - `registration`: a version that the scheduler knows.
 //! - `clock`: the thread that lets time pass for the scheduler, and finds runs that do not end.
 
 mod clock;
 #[cfg(test)]
 mod hanging;
+mod registration;
 mod worker;
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use clock::Clock;
+pub(crate) use registration::Serving;
+pub use registration::{ModelLoad, Registration};
 use sconce_repository::Version;
 use tracing::error;
 use worker::Slot;
@@ -28,8 +29,10 @@ pub use worker::{RunStatus, WorkerStatus};
 pub use crate::scheduler::Stuck;
 use crate::{
     Error,
-    backend::{Backend, Device},
-    scheduler::{DeviceLoad, Dispatch, Kind, ModelKey, Policy, Refusal, Scheduler, most_workers},
+    backend::{Backend, Device, DeviceMemory},
+    observe::{Nobody, Observer},
+    scheduler::{DeviceLoad, Dispatch, ModelKey, Policy, Scheduler, most_workers},
+    stats::Stats,
 };
 pub use crate::{executable::Executable, job::Job};
 
@@ -53,6 +56,21 @@ impl PoolSettings {
     /// For so many cores, with a worker for each.
     pub fn new(cores: usize) -> Self {
         Self { cpu_workers: cores, cores, queued_bytes: 1 << 31, hung_after: Duration::from_secs(60) }
+    }
+}
+
+/// Who is told what happens, beside those who asked for it.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// What is counted.
+    pub stats: Arc<Stats>,
+    /// Who traces.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { stats: Arc::default(), observer: Arc::new(Nobody) }
     }
 }
 
@@ -86,6 +104,7 @@ pub(crate) struct Shared {
     backend: Arc<dyn Backend>,
     devices: Vec<Device>,
     settings: PoolSettings,
+    watch: Watch,
     /// One for each worker, and for those that may have to take the place of others.
     slots: Vec<Slot>,
     clock: Clock,
@@ -109,6 +128,18 @@ impl Pool {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(backend: &Arc<dyn Backend>, settings: PoolSettings) -> std::io::Result<Self> {
+        Self::start_watched(backend, settings, Watch::default())
+    }
+
+    /// The same, and tells these what happens.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start_watched(
+        backend: &Arc<dyn Backend>,
+        settings: PoolSettings,
+        watch: Watch,
+    ) -> std::io::Result<Self> {
         let settings = PoolSettings {
             cpu_workers: settings.cpu_workers.max(1),
             cores: settings.cores.max(1),
@@ -128,6 +159,7 @@ impl Pool {
             backend: Arc::clone(backend),
             devices,
             settings,
+            watch,
             slots: (0..most_workers(workers)).map(|_| Slot::default()).collect(),
             clock: Clock::default(),
         });
@@ -145,6 +177,26 @@ impl Pool {
     /// The devices, as the placements name them by index.
     pub fn devices(&self) -> &[Device] {
         &self.shared.devices
+    }
+
+    /// What is counted.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.shared.watch.stats
+    }
+
+    /// Who traces.
+    pub fn observer(&self) -> &dyn Observer {
+        &*self.shared.watch.observer
+    }
+
+    /// Memory of a device, where it has its own.
+    pub fn memory(&self, device: Device) -> Option<DeviceMemory> {
+        self.shared.backend.memory(device)
+    }
+
+    /// Bytes of requests that wait, and how many may, over all models.
+    pub fn queued_bytes(&self) -> (usize, usize) {
+        (lock(&self.shared.scheduler).queued_bytes(), self.shared.settings.queued_bytes)
     }
 
     /// How many workers the device has: as many runs of one model are worth having at once.
@@ -166,7 +218,7 @@ impl Pool {
     /// Makes a version known to the scheduler, until the registration is dropped.
     pub fn register(&self, policy: Policy) -> Registration {
         let key = lock(&self.shared.scheduler).add_model(policy);
-        Registration { pool: self.clone(), key, serving: AtomicUsize::new(0) }
+        Registration::new(self.clone(), key)
     }
 
     /// Takes out of all queues what has expired or lost its caller, so that its memory is free.
@@ -225,7 +277,7 @@ impl Pool {
     pub fn runs_left(&self, model: &str, version: Version) -> ModelLoad {
         let runs = self.shared.slots.iter().filter_map(Slot::run);
         let own = runs.filter(|run| &*run.model == model && run.version == version);
-        let none = ModelLoad { queued: 0, running: 0, hung: 0 };
+        let none = ModelLoad { queued: 0, queued_bytes: 0, running: 0, hung: 0 };
         own.fold(none, |load, run| ModelLoad {
             running: load.running + 1,
             hung: load.hung + usize::from(run.hung),
@@ -250,149 +302,12 @@ impl Pool {
     }
 }
 
-/// A version that the scheduler knows. Dropping it refuses the requests that still wait.
-#[derive(Debug)]
-pub struct Registration {
-    pool: Pool,
-    key: ModelKey,
-    /// How many live versions answer through it: more than one while a reconfigured one takes over.
-    serving: AtomicUsize,
-}
-
-/// What a version is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelLoad {
-    /// Requests that wait.
-    pub queued: usize,
-    /// Runs that are on workers.
-    pub running: usize,
-    /// How many of those are not expected to end.
-    pub hung: usize,
-}
-
-impl ModelLoad {
-    /// Both together.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.queued += other.queued;
-        self.running += other.running;
-        self.hung += other.hung;
-    }
-}
-
-impl Registration {
-    /// Gives a request to an idle worker, or queues it; or runs it here and now, where that takes no longer
-    /// than waking a worker.
-    ///
-    /// # Errors
-    /// When there is no room for it or the version has been let go.
-    pub fn submit(&self, job: Job) -> Result<(), Refusal> {
-        self.offer(job, true).map_err(|refused| refused.1)
-    }
-
-    /// The same; the request comes back when it is refused, and runs here only if it may.
-    pub(crate) fn offer(&self, job: Job, here: bool) -> Result<(), Box<(Job, Refusal)>> {
-        let shared = &self.pool.shared;
-        // Both are given out of the lock: a request may do much when it is dropped.
-        match shared.schedule(|scheduler, now| scheduler.arrive(self.key, job, now).map_err(Box::new))? {
-            Some(dispatch) if dispatch.here && here => shared.run_here(dispatch),
-            dispatch => shared.hand_out(dispatch),
-        }
-        Ok(())
-    }
-
-    /// Gives requests to idle workers, or queues them, all at once; back come those for which there is no room.
-    pub(crate) fn offer_together(&self, jobs: Vec<Job>) -> Vec<(Job, Refusal)> {
-        let shared = &self.pool.shared;
-        let (dispatches, refused) =
-            shared.schedule(|scheduler, now| scheduler.arrive_together(self.key, jobs, now));
-        shared.hand_out(dispatches);
-        refused
-    }
-
-    /// Changes on the spot how it is scheduled; what may run now does.
-    pub fn set_policy(&self, policy: &Policy) {
-        let shared = &self.pool.shared;
-        shared.hand_out(shared.schedule(|scheduler, now| scheduler.set_policy(self.key, policy, now)));
-    }
-
-    /// What a run of this kind has cost on a device.
-    pub fn seed(&self, device: usize, kind: Kind, took: Duration) {
-        lock(&self.pool.shared.scheduler).seed(self.key, device, kind, took);
-    }
-
-    /// Starts with what is known of the costs of another.
-    pub fn inherit(&self, other: &Self) {
-        lock(&self.pool.shared.scheduler).inherit(other.key, self.key);
-    }
-
-    /// What it is doing.
-    pub fn load(&self) -> ModelLoad {
-        let scheduler = lock(&self.pool.shared.scheduler);
-        ModelLoad {
-            queued: scheduler.queued(self.key),
-            running: scheduler.running(self.key),
-            hung: scheduler.hung(self.key),
-        }
-    }
-
-    /// Whether it takes no request, whatever it is.
-    pub(crate) fn refuses(&self) -> bool {
-        lock(&self.pool.shared.scheduler).refuses(self.key).is_some()
-    }
-
-    /// Why it answers nothing any more, where that is so.
-    pub fn stuck_by(&self) -> Option<Stuck> {
-        lock(&self.pool.shared.scheduler).stuck_by(self.key)
-    }
-
-    /// The pool that it is registered with.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    /// Refuses what waits and whatever comes; runs that have begun are finished, and nobody waits any more for
-    /// those that hang.
-    fn close(&self) {
-        let shared = &self.pool.shared;
-        let left = lock(&shared.scheduler).remove_model(self.key);
-        let hung = shared.slots.iter().filter_map(|slot| {
-            slot.unanswered(|run| run.hung && run.model == self.key).map(|jobs| jobs.take())
-        });
-        left.into_iter().chain(hung.flatten()).for_each(Job::refuse);
-    }
-
-    /// The same, unless a version that has not been retired answers through it.
-    pub(crate) fn close_unless_serving(&self) {
-        if self.serving.load(Ordering::Acquire) == 0 {
-            self.close();
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// A live version that answers through a registration, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Serving(Arc<Registration>);
-
-impl Serving {
-    pub(crate) fn new(registration: &Arc<Registration>) -> Self {
-        registration.serving.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(registration))
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.serving.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Shared {
+    /// Who traces.
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.watch.observer
+    }
+
     fn hand_out(&self, dispatches: impl IntoIterator<Item = Dispatch<Job>>) {
         for dispatch in dispatches {
             self.slots[dispatch.worker].put(dispatch);

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -17,21 +17,26 @@ use crate::{
     batch,
     generate::{self, Generation, Step},
     job::Job,
+    observe::{BatchRun, Run, TraceContext},
     ordering::Ticket,
     pool::Shared,
-    scheduler::{InFlight, ModelKey, Work},
+    scheduler::{InFlight, ModelKey, Work, WorkerIndex},
     sequence::{Rows, Turn},
+    stats::Stage,
     text::quote,
     value::Output,
 };
+
+/// An answer, and the run that made it, if there was one.
+pub type Answer = (Result<Output>, Option<Run>);
 
 /// The way back to one caller. Dropping it unanswered tells the caller that the worker was lost.
 #[derive(Debug)]
 pub enum Reply {
     /// Takes exactly one answer.
-    One(oneshot::Sender<Result<Output>>),
-    /// Takes exactly one answer, and how long the run took.
-    Measured(oneshot::Sender<(Result<Output>, Duration)>),
+    One(oneshot::Sender<Answer>),
+    /// Takes exactly one answer, of a run that no request asked for: it is not counted.
+    Measured(oneshot::Sender<Answer>),
     /// Takes any number, and asks for each next one.
     Generating(Box<Generation>),
     /// Answers when those before it have been answered.
@@ -46,8 +51,7 @@ impl Reply {
     /// Whether nobody waits any more.
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::One(sender) => sender.is_closed(),
-            Self::Measured(sender) => sender.is_closed(),
+            Self::One(sender) | Self::Measured(sender) => sender.is_closed(),
             Self::Generating(generation) => generation.is_closed(),
             Self::Rows(rows) => rows.is_closed(),
             Self::Ordered(_, reply) | Self::Sequenced(_, reply) => reply.is_closed(),
@@ -64,20 +68,24 @@ impl Reply {
         }
     }
 
-    /// Sends the only or last answer, of a run that took so long. One that nobody waits for is dropped.
-    pub fn finish(self, answer: Result<Output>, took: Duration) {
-        generate::go_on(self.answer(answer, took).into_iter().collect());
+    /// Whether a request is answered by it.
+    pub(crate) fn counts(&self) -> bool {
+        !matches!(self, Self::Measured(_))
+    }
+
+    /// Sends the only or last answer, which this run has made. One that nobody waits for is dropped.
+    pub fn finish(self, answer: Result<Output>, run: Option<Run>) {
+        generate::go_on(self.answer(answer, run).into_iter().collect());
     }
 
     /// The same, but for what follows from it: that is given back, to run together with others.
-    fn answer(self, answer: Result<Output>, took: Duration) -> Option<Step> {
+    fn answer(self, answer: Result<Output>, run: Option<Run>) -> Option<Step> {
         match self {
             Self::Generating(generation) => return generation.answer(answer),
-            Self::One(sender) => drop(sender.send(answer)),
-            Self::Measured(sender) => drop(sender.send((answer, took))),
-            Self::Ordered(ticket, reply) => ticket.answer(*reply, answer, took),
-            Self::Sequenced(turn, reply) => turn.answer(*reply, answer, took),
-            Self::Rows(rows) => rows.answer(answer, took),
+            Self::One(sender) | Self::Measured(sender) => drop(sender.send((answer, run))),
+            Self::Ordered(ticket, reply) => ticket.answer(*reply, answer, run),
+            Self::Sequenced(turn, reply) => turn.answer(*reply, answer, run),
+            Self::Rows(rows) => rows.answer(answer, run),
         }
         None
     }
@@ -122,8 +130,11 @@ pub struct Done {
     pub(crate) device: usize,
     pub(crate) pool: Arc<Shared>,
     pub(crate) in_flight: Option<InFlight>,
-    /// When the batch began to run.
+    pub(crate) worker: WorkerIndex,
+    /// When the worker began with the batch.
     pub(crate) started: Instant,
+    /// When the batch was one call.
+    pub(crate) gathered: Instant,
     /// Told when the run failed, so that its time counts for nothing.
     pub(crate) failed: Arc<AtomicBool>,
 }
@@ -133,13 +144,13 @@ impl Done {
     pub fn complete(mut self, result: std::result::Result<Output, RunError>) {
         // Uncounted before the callers wake, so that none of them sees itself still in flight.
         drop(self.in_flight.take());
-        let took = self.started.elapsed();
+        let ran = Instant::now();
         let jobs = self.jobs.take();
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
         match result {
-            Ok(output) => self.answer(jobs, output, took),
+            Ok(output) => self.answer(jobs, output, ran),
             Err(RunError::Device(message)) => {
                 // Before anybody knows, who might come again at once.
                 self.pool.fail_device(self.device, &message);
@@ -150,16 +161,39 @@ impl Done {
             }
             // The guilty one is found by running each by itself.
             Err(_) if jobs.len() > 1 && !jobs[0].executable.keeps_state => self.pool.again(self.model, jobs),
-            Err(error) => {
-                for job in jobs {
-                    let answer = Err(of_model(&job, &error));
-                    job.reply.finish(answer, took);
-                }
-            }
+            Err(error) => self.fail(jobs, &error, ran),
         }
     }
 
-    fn answer(&self, jobs: Vec<Job>, output: Output, took: Duration) {
+    /// Tells all requests of the batch why the run failed.
+    fn fail(&self, jobs: Vec<Job>, error: &RunError, ran: Instant) {
+        let run = self.ended(&jobs, ran, ran, true);
+        for job in jobs {
+            let (answer, run) = (Err(of_model(&job, error)), Run { arrived: job.arrived, ..run });
+            job.reply.finish(answer, Some(run));
+        }
+    }
+
+    /// What is told of the run, once its requests can be answered: they are counted before their callers know.
+    fn ended(&self, jobs: &[Job], ran: Instant, scattered: Instant, failed: bool) -> Run {
+        let arrived = jobs.iter().map(|job| job.arrived).min().unwrap_or(self.started);
+        let (requests, rows, device, worker) = (jobs.len(), self.total, self.device, self.worker);
+        let (started, gathered) = (self.started, self.gathered);
+        let run = Run { arrived, started, gathered, ran, scattered, requests, rows, device, worker };
+        let Some(first) = jobs.first().filter(|job| job.reply.counts()) else { return run };
+        first.executable.stats.ran(&run, jobs.iter().map(|job| job.arrived));
+        for job in jobs.iter().filter(|job| job.reply.is_closed()) {
+            job.given_up(false, Stage::Running);
+        }
+        if jobs.iter().any(|job| job.trace.is_some()) {
+            let traced: Vec<TraceContext> = jobs.iter().filter_map(|job| job.trace).collect();
+            let (model, version) = (&*first.executable.name, first.executable.version);
+            self.pool.observer().batch(&BatchRun { model, version, run, traced: &traced, failed });
+        }
+        run
+    }
+
+    fn answer(&self, jobs: Vec<Job>, output: Output, ran: Instant) {
         if jobs.is_empty() {
             return; // They have been answered without it.
         }
@@ -167,12 +201,14 @@ impl Done {
         if let [rows] = rows[..]
             && (rows == self.total || !jobs[0].joins())
         {
-            answer_all(jobs.into_iter().zip([output]), took);
+            let run = self.ended(&jobs, ran, ran, false);
+            answer_all(jobs.into_iter().zip([output]), &run);
             return;
         }
         match batch::scatter(&output, &rows, self.total) {
             Ok(parts) => {
-                answer_all(jobs.into_iter().zip(parts), took);
+                let run = self.ended(&jobs, ran, Instant::now(), false);
+                answer_all(jobs.into_iter().zip(parts), &run);
             }
             Err(what) => {
                 if let Some(job) = jobs.first() {
@@ -182,11 +218,7 @@ impl Done {
                 self.failed.store(true, Ordering::Relaxed);
                 self.pool.never_join(self.model);
                 if jobs.iter().any(|job| job.executable.keeps_state) {
-                    let error = RunError::Output(what);
-                    for job in jobs {
-                        let answer = Err(of_model(&job, &error));
-                        job.reply.finish(answer, took);
-                    }
+                    self.fail(jobs, &RunError::Output(what), ran);
                 } else {
                     self.pool.again(self.model, jobs);
                 }
@@ -196,8 +228,11 @@ impl Done {
 }
 
 /// Answers the requests of one batch.
-fn answer_all(jobs: impl Iterator<Item = (Job, Output)>, took: Duration) {
-    let answer = |(job, output): (Job, Output)| job.reply.answer(Ok(output), took);
+fn answer_all(jobs: impl Iterator<Item = (Job, Output)>, run: &Run) {
+    let answer = |(job, output): (Job, Output)| {
+        let run = Run { arrived: job.arrived, ..*run };
+        job.reply.answer(Ok(output), Some(run))
+    };
     generate::go_on(jobs.filter_map(answer).collect());
 }
 

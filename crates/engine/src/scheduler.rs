@@ -412,6 +412,16 @@ impl<W: Work> Scheduler<W> {
         self.models.get(&model).map_or(0, |state| state.queue.len())
     }
 
+    /// How many bytes of its requests wait.
+    pub fn bytes_of(&self, model: ModelKey) -> usize {
+        self.models.get(&model).map_or(0, |state| state.queue.bytes())
+    }
+
+    /// How many bytes of requests wait, of all models.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// How many runs of the model are on workers.
     pub fn running(&self, model: ModelKey) -> usize {
         self.models.get(&model).map_or(0, |state| state.usage.iter().map(|usage| usage.running).sum())

@@ -36,6 +36,7 @@ use crate::{
     executable::Executable,
     job::Job,
     model::QUEUE_LIMIT,
+    observe::{self, TraceContext},
     ordering::Gate,
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
@@ -64,12 +65,15 @@ pub(crate) struct Pending {
     pub(crate) deadline: Option<Instant>,
     pub(crate) priority: u64,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) arrived: Instant,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl Pending {
     fn job(self, executable: &Arc<Executable>) -> Job {
         let mut job = Job::new(Arc::clone(executable), self.call, self.rows, self.reply);
         (job.deadline, job.priority, job.timeout) = (self.deadline, self.priority, self.timeout);
+        (job.arrived, job.trace) = (self.arrived, self.trace);
         job
     }
 }
@@ -198,7 +202,7 @@ impl Sequencer {
             }
         };
         if let Err((request, error)) = refused {
-            request.reply.finish(Err(error), Duration::ZERO);
+            request.reply.finish(Err(error), None);
         }
     }
 
@@ -306,7 +310,7 @@ impl Sequencer {
     fn refuse(&self, id: &SequenceId, items: Vec<Item<Pending>>) {
         for item in items {
             let (model, sequence) = (self.binding.model.to_string(), id_text(id));
-            item.work.reply.finish(Err(Error::SequenceBroken { model, sequence }), Duration::ZERO);
+            item.work.reply.finish(Err(Error::SequenceBroken { model, sequence }), None);
         }
     }
 
@@ -337,7 +341,7 @@ impl Sequencer {
             warn!(%model, %version, "{count} sequences are forgotten, because the version is not kept any longer");
         }
         for item in left {
-            item.work.reply.finish(Err(self.unloaded()), Duration::ZERO);
+            item.work.reply.finish(Err(self.unloaded()), None);
         }
         for lane in &self.lanes {
             lane.registration.close_unless_serving();
@@ -388,7 +392,7 @@ pub struct Turn {
 
 impl Turn {
     /// Answers, and lets the next one of the sequence run.
-    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, took: Duration) {
+    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<observe::Run>) {
         let (answer, left) = match answer {
             Err(error) => (Err(error), None),
             Ok(output) => match self.sequencer.plan().left(&output) {
@@ -402,7 +406,7 @@ impl Turn {
         self.over = true;
         // Before the caller knows, who may send the next one at once.
         let next = self.sequencer.ended(&self.id, self.life, left);
-        reply.finish(answer, took);
+        reply.finish(answer, run);
         self.sequencer.go_on(&self.id, next);
     }
 }

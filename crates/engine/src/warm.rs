@@ -206,7 +206,8 @@ impl Oven<'_> {
             let message = format!("a run of it did not end within {} s", LONGEST_RUN.as_secs());
             return Err(Error::Model { model: self.live.model.to_string(), message });
         };
-        let (output, took): (Result<Output>, Duration) = answer.map_err(|_| lost())?;
+        let (output, run) = answer.map_err(|_| lost())?;
+        let took = run.map_or(Duration::ZERO, |run| run.ran.saturating_duration_since(run.started));
         Ok(Some((output?, took)))
     }
 

@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use sconce_engine::{
     pool::Pool,
     table::{Snapshot, Table},
@@ -19,7 +18,7 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::error;
 
-use crate::{debug, logging::Logs, models};
+use crate::{debug, metrics::Metrics, models};
 
 /// How many names a refusal lists.
 const NAMED: usize = 20;
@@ -32,8 +31,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4";
 pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
-    pub(crate) recorded: PrometheusHandle,
-    pub(crate) logs: Logs,
+    pub(crate) metrics: Metrics,
     /// Whether anybody may ask what threads are doing.
     pub(crate) debug: bool,
 }
@@ -101,13 +99,7 @@ fn why_not_ready(snapshot: &Snapshot) -> Option<String> {
 }
 
 async fn counted(State(admin): State<Admin>) -> Response {
-    let mut text = admin.recorded.render();
-    let lost = "sconce_log_lines_dropped_total";
-    text.push_str(&format!(
-        "# HELP {lost} Lines of the log that nobody read in time\n# TYPE {lost} counter\n{lost} {}\n",
-        admin.logs.lost()
-    ));
-    ([(CONTENT_TYPE, PROMETHEUS)], text).into_response()
+    ([(CONTENT_TYPE, PROMETHEUS)], admin.metrics.render()).into_response()
 }
 
 #[derive(Debug, Serialize)]

@@ -66,7 +66,7 @@ pub(crate) fn infer_request(request: ModelInferRequest, deadline: Option<Instant
             Ok(Wanted { name: output.name, classes })
         })
         .collect::<Result<_>>()?;
-    Ok(Request { inputs, outputs, deadline, priority, timeout, sequence: None, max_steps: None })
+    Ok(Request { inputs, outputs, deadline, priority, timeout, ..Request::default() })
 }
 
 /// The parameters of a request that mean something to the scheduler.

@@ -14,16 +14,17 @@ use hyper::body::Incoming;
 use prost::Message;
 use sconce_engine::{
     generate::{self, Answers},
-    model::{LiveVersion, Request},
+    model::{LiveVersion, NamedOutput, Request},
     pool::Pool,
     table::{State, Table},
 };
 use sconce_proto::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest,
-    RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
-    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
+    ServerReadyResponse,
 };
 use tokio::sync::watch;
 use tonic::Status;
@@ -33,6 +34,7 @@ use crate::{
     conversation::{Conversation, Said},
     from_proto,
     logging::Logs,
+    observe::{MessageEnding, Watch},
     status::Codes,
     to_proto,
     wire::{self, Body, Encoding, Limits, Messages, ResponseCompression},
@@ -42,13 +44,14 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 8] = [
+const EXTENSIONS: [&str; 9] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",
     "binary_tensor_data",
     "schedule_policy",
+    "statistics",
     "sequence",
     "logging",
 ];
@@ -62,6 +65,19 @@ fn decode<Q: Message + Default>(data: Bytes) -> Answer<Q> {
     Q::decode(data).map_err(|error| {
         Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
     })
+}
+
+/// Who wants to know of the call.
+fn watch_of(request: &http::Request<Incoming>) -> Option<Arc<Watch>> {
+    request.extensions().get().cloned()
+}
+
+/// How the messages of a stream are answered.
+struct Streaming {
+    deadline: Option<Instant>,
+    encoding: Option<Encoding>,
+    real_errors: bool,
+    ending: MessageEnding,
 }
 
 /// The service. Shared by all connections.
@@ -87,7 +103,10 @@ impl Service {
         let path = request.uri().path();
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
-                let infer = async |message, deadline, _held| self.model_infer(message, deadline).await;
+                let watch = watch_of(&request);
+                let infer = async |message, deadline, _held| {
+                    self.model_infer(message, deadline, watch.as_deref()).await
+                };
                 self.unary(request, wire::check_infer_request, infer).await
             }
             "ModelStreamInfer" => self.stream(request),
@@ -99,6 +118,7 @@ impl Service {
             }
             "ModelMetadata" => self.ready_unary(request, |message| self.model_metadata(&message)).await,
             "ModelConfig" => self.ready_unary(request, |message| self.model_config(&message)).await,
+            "ModelStatistics" => self.ready_unary(request, |message| self.model_statistics(&message)).await,
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
             "LogSettings" => self.ready_unary(request, |message| self.logs.update(&message)).await,
             "RepositoryModelLoad" => {
@@ -125,6 +145,7 @@ impl Service {
         check: impl FnOnce(&[u8]) -> Answer<()>,
         handler: impl FnOnce(Q, Option<Instant>, Bytes) -> F,
     ) -> Response<Body> {
+        let watch = watch_of(&request);
         let (head, body) = request.into_parts();
         let answer = async {
             let packed = Encoding::of_request(&head.headers)?;
@@ -138,6 +159,11 @@ impl Service {
                     received.map_err(|_| wire::late("while the request was being received"))??
                 }
             };
+            if let Some(watch) = &watch {
+                watch.note(|record| {
+                    (record.received, record.request_bytes) = (Some(Instant::now()), data.len())
+                });
+            }
             check(&data)?;
             let held = data.clone();
             Answer::Ok((handler(decode(data)?, deadline, held).await?, packed))
@@ -145,14 +171,24 @@ impl Service {
         match answer.await {
             Ok((answer, packed)) => {
                 let encoding = Encoding::of_response(self.compression, packed, &head.headers);
+                if let Some(watch) = &watch {
+                    watch
+                        .note(|record| (record.responses, record.response_bytes) = (1, answer.encoded_len()));
+                }
                 wire::message(&answer, encoding, &self.limits.answers)
             }
-            Err(status) => wire::status(&status),
+            Err(status) => {
+                if let Some(watch) = &watch {
+                    watch.note(|record| status.message().clone_into(&mut record.message));
+                }
+                wire::status(&status)
+            }
         }
     }
 
     /// Answers requests as they come, each like one of ModelInfer, in their order.
     fn stream(self: &Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
+        let watch = watch_of(&request);
         let (head, body) = request.into_parts();
         let begin = || Answer::Ok((Encoding::of_request(&head.headers)?, wire::deadline(&head.headers)?));
         let (packed, deadline) = match begin() {
@@ -166,40 +202,67 @@ impl Service {
             |mut messages| async move { messages.next().await.transpose().map(|message| (message, messages)) },
         );
         let this = Arc::clone(self);
-        let answer = move |data| Arc::clone(&this).answer_streamed(data, deadline, encoding, real_errors);
+        let answer = move |data: Bytes| {
+            let watch = watch.as_ref().map(|watch| watch.message(data.len()));
+            let streaming = Streaming { deadline, encoding, real_errors, ending: MessageEnding(watch) };
+            Arc::clone(&this).answer_streamed(data, streaming)
+        };
         wire::stream(Conversation::new(messages, answer, deadline, self.closing()), encoding)
     }
 
     /// One message of a stream. An error ends the stream; what is wrong with a request alone is an answer,
     /// unless the caller wants the stream to end with it.
-    async fn answer_streamed(
-        self: Arc<Self>,
-        data: Bytes,
-        deadline: Option<Instant>,
-        encoding: Option<Encoding>,
-        real_errors: bool,
-    ) -> Answer<Said> {
+    async fn answer_streamed(self: Arc<Self>, data: Bytes, streaming: Streaming) -> Answer<Said> {
         wire::check_infer_request(&data)?;
-        let request: ModelInferRequest = decode(data)?;
-        let id = request.id.clone();
+        let mut request: ModelInferRequest = decode(data)?;
+        let id = std::mem::take(&mut request.id);
+        let Streaming { deadline, encoding, real_errors, mut ending } = streaming;
         let answer = async {
-            let (live, request) = self.find(request, deadline)?;
+            let watch = ending.0.as_deref();
+            let (live, request) = self.find(request, &id, deadline, watch)?;
             if live.generates() {
                 let answers = live.generate(request).map_err(|error| self.codes.of_error(&error))?;
-                return Ok(Said::Many(self.generated(&live, id.clone(), answers, encoding, real_errors)));
+                return Ok(Err((live, answers)));
             }
-            let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
+            let outputs = self.infer(&live, request, watch).await?;
             let response = to_proto::infer_response(&live.model, live.version, id.clone(), outputs);
             let response = to_proto::stream_response(response, true);
-            Answer::Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
+            Answer::Ok(Ok(wire::encode(&response, encoding, &self.limits.answers)?))
         };
         match answer.await {
-            Err(status) if !real_errors => {
+            Ok(Err((live, answers))) => {
+                let streaming = Streaming { deadline, encoding, real_errors, ending };
+                Ok(Said::Many(self.generated(&live, id, answers, streaming)))
+            }
+            Ok(Ok(answer)) => {
+                ending.answered(answer.len());
+                ending.end(None);
+                Ok(Said::One(answer))
+            }
+            Err(status) => {
+                ending.end(Some(&status));
+                if real_errors {
+                    return Err(status);
+                }
                 let response = to_proto::stream_error(id, &status);
                 Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
             }
-            answer => answer,
         }
+    }
+
+    /// Answers a request for a version that makes one answer, and notes what is known of it then.
+    async fn infer(
+        &self,
+        live: &LiveVersion,
+        request: Request,
+        watch: Option<&Watch>,
+    ) -> Answer<Vec<NamedOutput>> {
+        let mut run = None;
+        let outcome = live.infer_seen(request, &mut run).await;
+        if let Some(watch) = watch {
+            watch.note(|record| record.run = run);
+        }
+        outcome.map_err(|error| self.codes.of_error(&error))
     }
 
     /// The answers to one message, as they are made.
@@ -208,11 +271,11 @@ impl Service {
         live: &LiveVersion,
         id: String,
         answers: Answers,
-        encoding: Option<Encoding>,
-        real_errors: bool,
+        streaming: Streaming,
     ) -> Pin<Box<dyn Stream<Item = Answer<Bytes>> + Send>> {
         // Not the version itself: who does not read would hold its weights.
         let (this, model, version) = (Arc::clone(self), Arc::clone(&live.model), live.version);
+        let Streaming { encoding, real_errors, mut ending, .. } = streaming;
         let encode = move |(answer, last): generate::Answer| {
             let response = match answer {
                 Ok(outputs) => {
@@ -221,13 +284,19 @@ impl Service {
                 }
                 Err(error) => {
                     let status = this.codes.of_error(&error);
+                    ending.end(Some(&status));
                     if real_errors {
                         return Err(status);
                     }
                     to_proto::stream_error(id.clone(), &status)
                 }
             };
-            wire::encode(&response, encoding, &this.limits.answers)
+            let answer = wire::encode(&response, encoding, &this.limits.answers)?;
+            ending.answered(answer.len());
+            if last {
+                ending.end(None);
+            }
+            Ok(answer)
         };
         let answers = futures_util::stream::unfold(answers, |mut answers| async move {
             answers.next().await.map(|answer| (answer, answers))
@@ -239,8 +308,17 @@ impl Service {
     fn find(
         &self,
         request: ModelInferRequest,
+        id: &str,
         deadline: Option<Instant>,
+        watch: Option<&Watch>,
     ) -> Answer<(Arc<LiveVersion>, Request)> {
+        let trace = watch.and_then(|watch| {
+            watch.note(|record| {
+                record.model.clone_from(&request.model_name);
+                id.clone_into(&mut record.id);
+            });
+            watch.trace(&request.model_name)
+        });
         let version = from_proto::version(&request.model_version)?;
         let sequence = from_proto::sequence(&request)?;
         let live = match &sequence {
@@ -248,9 +326,12 @@ impl Service {
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
         let live = live.map_err(|error| self.codes.of_error(&error))?;
+        if let Some(watch) = watch {
+            watch.note(|record| record.version = Some(live.version));
+        }
         let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
         let request = from_proto::infer_request(request, deadline)?;
-        Ok((live, Request { sequence, max_steps, ..request }))
+        Ok((live, Request { sequence, max_steps, trace, ..request }))
     }
 
     /// When a stream that begins now is to end, and why.
@@ -285,15 +366,16 @@ impl Service {
         &self,
         mut request: ModelInferRequest,
         deadline: Option<Instant>,
+        watch: Option<&Watch>,
     ) -> Answer<ModelInferResponse> {
         let id = std::mem::take(&mut request.id);
-        let (live, request) = self.find(request, deadline)?;
+        let (live, request) = self.find(request, &id, deadline, watch)?;
         if live.generates() && !live.config.generate.as_ref().is_some_and(|generate| generate.collect) {
             return Err(Box::new(Status::unimplemented(
                 "ModelInfer RPC doesn't support models with decoupled transaction policy; use ModelStreamInfer",
             )));
         }
-        let outputs = live.infer(request).await.map_err(|error| self.codes.of_error(&error))?;
+        let outputs = self.infer(&live, request, watch).await?;
         Ok(to_proto::infer_response(&live.model, live.version, id, outputs))
     }
 
@@ -356,6 +438,13 @@ impl Service {
         let version = from_proto::version(&request.version)?;
         let live = self.table.get(&request.name, version).map_err(|error| self.codes.of_error(&error))?;
         Ok(ModelConfigResponse { config: Some(to_proto::model_config(&live)) })
+    }
+
+    fn model_statistics(&self, request: &ModelStatisticsRequest) -> Answer<ModelStatisticsResponse> {
+        let version = from_proto::version(&request.version)?;
+        let snapshot = self.table.snapshot();
+        let statistics = to_proto::model_statistics(&snapshot, &request.name, version);
+        statistics.map_err(|error| self.codes.of_error(&error))
     }
 
     fn repository_index(&self, request: &RepositoryIndexRequest) -> Answer<RepositoryIndexResponse> {

@@ -4,8 +4,8 @@
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `debug`, `logging`; `client` is `sconce infer` and `sconce models`, `columns` how tables
-//! look.
+//! `admin`, `metrics`, `debug`, `observe` and `access` (who is told of calls), `logging`; `client` is
+//! `sconce infer` and `sconce models`, `columns` how tables look.
 //!
 //! This crate does not know how a model is run.
 
@@ -24,6 +24,7 @@ mod listen;
 mod logging;
 mod metrics;
 mod models;
+mod observe;
 mod options;
 mod serve;
 mod status;

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -22,12 +23,14 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tonic::service::Routes;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::{
     grpc::{PREFIX, Service},
+    metrics::{Counting, Method, Rpcs},
+    observe::{Watch, Watchers},
     wire::{self, Body},
 };
 
@@ -61,6 +64,10 @@ pub(crate) struct Listener {
     pub(crate) service: Arc<Service>,
     /// Health, reflection, and UNIMPLEMENTED for the rest.
     pub(crate) routes: Routes,
+    /// What is counted of calls.
+    pub(crate) rpcs: Arc<Rpcs>,
+    /// Who wants to know of calls.
+    pub(crate) watchers: Watchers,
     /// Calls at once on one connection.
     pub(crate) max_streams: u32,
 }
@@ -117,12 +124,14 @@ impl Listener {
         if tokio::time::timeout(FIRST_WORD, stream.readable()).await.is_err() {
             return;
         }
+        let _connected = self.rpcs.connected();
+        let peer = stream.peer_addr().ok();
         let max_streams = self.max_streams;
         let calls = Arc::new(AtomicUsize::new(0));
         let service = service_fn(|request| {
             let call = Call::new(&calls);
             // Boxed: hyper moves the future about, and it is large.
-            Box::pin(Arc::clone(&self).answer(request, call))
+            Box::pin(Arc::clone(&self).answer(request, call, peer))
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -163,11 +172,19 @@ impl Listener {
 
     async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         call: Call,
+        peer: Option<SocketAddr>,
     ) -> Result<Response<Counted>, Infallible> {
+        let method = Method::of(request.uri().path());
+        let watch = self.watchers.begin(method.name(), request.headers(), peer);
+        if let Some(watch) = &watch {
+            request.extensions_mut().insert(Arc::clone(watch));
+        }
+        let mut ending = Ending { counting: Counting::new(method), rpcs: Arc::clone(&self.rpcs), watch };
         let response = self.route(request).await?;
-        Ok(response.map(|body| Counted { body, _call: call }))
+        ending.counting.read(response.headers());
+        Ok(response.map(|body| Counted { body, ending, _call: call }))
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -224,9 +241,27 @@ impl Drop for Call {
     }
 }
 
+/// What is told of a call when it ends: by its trailers, or by being dropped before.
+struct Ending {
+    counting: Counting,
+    rpcs: Arc<Rpcs>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let code = self.counting.ended.unwrap_or(Code::Cancelled);
+        self.rpcs.ended(self.counting.method, code, self.counting.started.elapsed());
+        if let Some(watch) = &self.watch {
+            watch.end(code);
+        }
+    }
+}
+
 /// An answer's body, which counts as a call while it is being sent.
 struct Counted {
     body: Body,
+    ending: Ending,
     _call: Call,
 }
 
@@ -238,7 +273,13 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.ending.counting.read(trailers);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -158,6 +158,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BOOL", env = "SCONCE_TRITON_ERROR_CODES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) triton_error_codes: Option<bool>,
 
+    /// The upper bounds of the buckets of durations in /metrics, by commas [default: 50us to 10s]
+    #[arg(long, value_name = "TIMES", env = "SCONCE_METRICS_BUCKETS", value_delimiter = ',')]
+    pub(crate) metrics_buckets: Vec<Period>,
+
+    /// Tell metrics of models under Triton's names too, nv_inference_... [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_METRICS_TRITON_NAMES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) metrics_triton_names: Option<bool>,
+
     /// After a signal: not ready, but accepting, so that load balancers notice [default: 0s]
     #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_DELAY")]
     pub(crate) drain_delay: Option<Period>,
@@ -186,6 +194,7 @@ macro_rules! first {
             model_repository: either($flags.model_repository, $file.model_repository),
             op_library: either($flags.op_library, $file.op_library),
             load_model: either($flags.load_model, $file.load_model),
+            metrics_buckets: either($flags.metrics_buckets, $file.metrics_buckets),
             $($field: $flags.$field.or($file.$field),)*
         }
     };
@@ -238,6 +247,7 @@ impl ServeArgs {
             max_concurrent_streams,
             response_compression,
             triton_error_codes,
+            metrics_triton_names,
             drain_delay,
             drain_timeout,
             debug_endpoints,

@@ -7,9 +7,10 @@ use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
 use sconce_engine::{
     backend::Backend,
-    pool::{Pool, PoolSettings},
+    pool::{self, Pool, PoolSettings},
     reaper::Reaper,
     reconcile::{Overrides, Parts, Reconciler},
+    stats::{Buckets, Stats},
     table::Table,
 };
 use sconce_proto::health::health_server::HealthServer;
@@ -19,7 +20,7 @@ use tokio::{
     sync::watch,
 };
 use tonic::service::Routes;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     admin,
@@ -29,7 +30,8 @@ use crate::{
     health::HealthService,
     listen::Listener,
     logging::Logs,
-    metrics,
+    metrics::{Metrics, Rpcs, Sources},
+    observe::Watchers,
     options::{Options, Period, ServeArgs},
     status::Codes,
     wire::{Budget, Limits},
@@ -125,9 +127,16 @@ fn check(options: &Options) -> anyhow::Result<()> {
     if let Some(size) = options.max_queued_bytes {
         ensure!(size.as_u64() > 0, "--max-queued-bytes {size}: more is expected, or no request could wait");
     }
+    let bounds = &options.metrics_buckets;
+    ensure!(
+        bounds.len() <= MAX_BUCKETS && bounds.iter().all(|Period(bound)| !bound.is_zero()),
+        "--metrics-buckets: 1 to {MAX_BUCKETS} lengths of time above 0 are expected, such as 1ms,10ms,100ms,1s"
+    );
     follow::check(options)
 }
 
+/// Each is a series of its own, for each stage of each version.
+const MAX_BUCKETS: usize = 50;
 /// A run that takes longer is not expected to end.
 const HUNG_AFTER: Duration = Duration::from_secs(60);
 
@@ -141,7 +150,8 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = cores();
-    let pool = start_pool(&options, &backend, cores)?;
+    let watch = pool::Watch { stats: Arc::new(Stats::new(buckets(&options))), ..pool::Watch::default() };
+    let pool = start_pool(&options, &backend, cores, watch)?;
     let table = Arc::new(Table::default());
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);
@@ -150,13 +160,18 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
+    let codes = Codes { triton: options.triton_error_codes.unwrap_or_default() };
+    let rpcs = Arc::new(Rpcs::new(&buckets(&options)));
     if let Some(address) = http {
-        let (table, pool, debug) = (Arc::clone(&table), pool.clone(), options.debug_endpoints);
-        start_http(address, (table, pool, logs.clone(), debug.unwrap_or_default()), stopped.clone())?;
+        let (table, pool, rpcs, limits) =
+            (Arc::clone(&table), pool.clone(), Arc::clone(&rpcs), limits.clone());
+        let triton_names = options.metrics_triton_names.unwrap_or_default();
+        let sources = Sources { table, pool, rpcs, limits, logs: logs.clone(), codes, triton_names };
+        let debug = options.debug_endpoints.unwrap_or_default();
+        start_http(address, sources, (backend.name(), debug), stopped.clone())?;
     }
     tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
     let mode = settings.mode.clone();
-    let codes = Codes { triton: options.triton_error_codes.unwrap_or_default() };
     let reaper = Reaper::start(Arc::clone(&backend))?;
     let parts = Parts { backend, pool: pool.clone(), reaper, table: Arc::clone(&table) };
     let reconciler = Reconciler::start(settings, parts)?;
@@ -174,6 +189,8 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
             max_stream_age: options.max_stream_age.map(|Period(age)| age),
         }),
         routes,
+        rpcs,
+        watchers: Watchers::default(),
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
     };
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
@@ -209,21 +226,46 @@ pub(crate) fn cores() -> usize {
 }
 
 /// Serves health, models and metrics over HTTP.
+///
+/// On a thread with a runtime of its own: whoever looks is answered while every thread that serves is busy.
 fn start_http(
     address: TcpListener,
-    (table, pool, logs, debug): (Arc<Table>, Pool, Logs, bool),
+    sources: Sources,
+    (runtime, debug): (String, bool),
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     info!("health on http://{}/health/ready", address.local_addr()?);
-    let recorded = metrics::start()?;
-    tokio::spawn(metrics::keep_up(recorded.clone()));
-    let admin = admin::Admin { table, pool, recorded, logs, debug };
-    tokio::spawn(admin::serve(address, admin, stopped));
+    let (table, pool) = (Arc::clone(&sources.table), sources.pool.clone());
+    let metrics = Metrics::start(sources, runtime)?;
+    let admin = admin::Admin { table, pool, metrics: metrics.clone(), debug };
+    let address = address.into_std()?;
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = async move {
+        tokio::spawn(metrics.keep_up());
+        match TcpListener::from_std(address) {
+            Ok(listener) => admin::serve(listener, admin, stopped).await,
+            Err(error) => error!("the metrics address cannot be served: {error}"),
+        }
+    };
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(move || own.block_on(serve))?;
     Ok(())
 }
 
+/// The upper bounds of the buckets of durations.
+fn buckets(options: &Options) -> Buckets {
+    if options.metrics_buckets.is_empty() {
+        return Buckets::durations();
+    }
+    Buckets::of(&options.metrics_buckets.iter().map(|Period(bound)| *bound).collect::<Vec<_>>())
+}
+
 /// Starts as many workers as the flags or the cores say.
-fn start_pool(options: &Options, backend: &Arc<dyn Backend>, cores: usize) -> anyhow::Result<Pool> {
+fn start_pool(
+    options: &Options,
+    backend: &Arc<dyn Backend>,
+    cores: usize,
+    watch: pool::Watch,
+) -> anyhow::Result<Pool> {
     let cpu_workers = options.cpu_workers.map_or(cores, usize::from);
     let queued_bytes = bytes(options.max_queued_bytes, MAX_QUEUED)?;
     info!(
@@ -231,7 +273,7 @@ fn start_pool(options: &Options, backend: &Arc<dyn Backend>, cores: usize) -> an
     );
     let hung_after = options.hung_run_timeout.map_or(HUNG_AFTER, |Period(time)| time);
     let settings = PoolSettings { cpu_workers, cores, queued_bytes, hung_after };
-    Pool::start(backend, settings).context("the worker threads could not be started")
+    Pool::start_watched(backend, settings, watch).context("the worker threads could not be started")
 }
 
 fn limits(options: &Options) -> anyhow::Result<Limits> {

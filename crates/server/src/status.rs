@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sconce_engine::{Error, reconcile::Refused};
+use sconce_engine::{Error, reconcile::Refused, stats::Reason};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -39,6 +39,24 @@ impl Codes {
             Some(after) => retry(code, text, after),
             None => Status::new(code, text),
         })
+    }
+
+    /// The code of what became of a request.
+    pub(crate) fn of_reason(self, reason: Reason) -> Code {
+        match reason {
+            Reason::Ok => Code::Ok,
+            Reason::InvalidInput => Code::InvalidArgument,
+            Reason::QueueFull | Reason::SequencesFull => {
+                self.choose(Code::ResourceExhausted, Code::Unavailable)
+            }
+            Reason::QueueTimeout => self.choose(Code::DeadlineExceeded, Code::Unavailable),
+            Reason::Deadline => Code::DeadlineExceeded,
+            Reason::Cancelled => Code::Cancelled,
+            Reason::NotReady | Reason::DeviceLost => Code::Unavailable,
+            Reason::SequenceBroken => Code::Aborted,
+            Reason::BadOutput => self.choose(Code::Internal, Code::InvalidArgument),
+            Reason::ModelError | Reason::WorkerLost => Code::Internal,
+        }
     }
 
     /// The status of an order for a model that had not the effect that was asked for.

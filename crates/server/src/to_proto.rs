@@ -2,6 +2,7 @@
 
 mod scheduling;
 mod sequence;
+mod statistics;
 
 use sconce_engine::{
     DataType, ModelConfig, Version,
@@ -16,6 +17,7 @@ use sconce_proto::inference::{
     model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
 };
 use sconce_repository::{InstanceKind, TensorConfig, VersionPolicy};
+pub(crate) use statistics::model_statistics;
 use tonic::Status;
 
 use crate::models;

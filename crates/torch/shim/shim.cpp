@@ -121,6 +121,14 @@ void sc_init() {
   }
 }
 
+int sc_device_memory(int32_t cuda_index, uint64_t* free, uint64_t* total, char** error) {
+  return sc_try(error, [&] {
+    const auto memory = at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(device_of(cuda_index).index());
+    *free = memory.first;
+    *total = memory.second;
+  });
+}
+
 int sc_release_memory(bool cuda, char** error) {
   // Large tensors have mappings of their own, which freeing ends; the rest is in the heap's free lists.
   malloc_trim(0);

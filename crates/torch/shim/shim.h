@@ -39,6 +39,9 @@ void sc_init();
 // Without running destructors: other threads may be inside libtorch.
 [[noreturn]] void sc_exit(int code);
 
+// Bytes of a GPU that are free, and all that it has.
+int sc_device_memory(int32_t cuda_index, uint64_t* free, uint64_t* total, char** error);
+
 // Gives memory that has been freed back to the system: the heap's, and what the GPUs' allocator keeps.
 int sc_release_memory(bool cuda, char** error);
 

@@ -8,7 +8,7 @@ use std::{
 
 use sconce_engine::{
     ModelConfig, archive,
-    backend::{Backend, Device, HostBuffer, LoadError, Module, Opened, Runner, WorkerContext},
+    backend::{Backend, Device, DeviceMemory, HostBuffer, LoadError, Module, Opened, Runner, WorkerContext},
     schema::Schema,
 };
 use tracing::{debug, warn};
@@ -120,6 +120,12 @@ impl Backend for Torch {
 
     fn verify(&self, file: &Path) -> Result<(), LoadError> {
         archive::verify(file).map_err(|error| unfit(&error))
+    }
+
+    fn memory(&self, device: Device) -> Option<DeviceMemory> {
+        let Device::Gpu(index) = device else { return None };
+        let (free, total) = ffi::device_memory(i32::try_from(index).ok()?).ok()?;
+        Some(DeviceMemory { used: total.saturating_sub(free), total })
     }
 
     fn release_memory(&self, devices: &[Device]) {

@@ -92,6 +92,14 @@ pub(crate) fn set_threads(threads: usize) {
     unsafe { sc_set_threads(i32::try_from(threads).unwrap_or(i32::MAX)) }
 }
 
+/// Bytes of a GPU that are free, and all that it has.
+pub(crate) fn device_memory(cuda_index: i32) -> Result<(u64, u64), String> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: both numbers outlive the call, which writes nothing else but the error.
+    check(|error| unsafe { sc_device_memory(cuda_index, &mut free, &mut total, error) })?;
+    Ok((free, total))
+}
+
 /// Gives memory that has been freed back to the system; what the GPUs' allocator keeps too, if asked.
 pub(crate) fn release_memory(cuda: bool) -> Result<(), String> {
     // SAFETY: no pointers but the error's.

@@ -161,7 +161,7 @@ async fn states_of_several_callers_run_as_one_batch_and_come_back_apart() {
     };
     let mut states = Vec::new();
     for x in [1.0, 2.0, 3.0] {
-        let answer = submit(x, floats(&[1, 1], &[0.0])).await.unwrap().unwrap();
+        let answer = submit(x, floats(&[1, 1], &[0.0])).await.unwrap().0.unwrap();
         states.push(parts(answer).remove(1));
     }
     house.fake.wait_kept(3);
@@ -174,7 +174,7 @@ async fn states_of_several_callers_run_as_one_batch_and_come_back_apart() {
     drop(first.await.unwrap());
     let mut kept = Vec::new();
     for (answer, sum) in answers.into_iter().zip([11.0, 12.0, 13.0, 10.0]) {
-        let [output, state] = parts(answer.await.unwrap().unwrap()).try_into().unwrap();
+        let [output, state] = parts(answer.await.unwrap().0.unwrap()).try_into().unwrap();
         assert!(matches!((&output.value, &state.value), (Value::Host(_), Value::Device(_))));
         assert_eq!((numbers(&output), numbers(&state), &*state.shape), (vec![sum], vec![sum], &[1, 1][..]));
         kept.push(state);

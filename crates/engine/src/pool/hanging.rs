@@ -78,7 +78,7 @@ async fn when_a_model_that_hangs_is_unloaded_its_callers_are_answered() {
     model.registration().close();
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
     let left = |model: &LiveVersion| house.pool.runs_left("m", model.version);
-    assert_eq!(left(&model), ModelLoad { queued: 0, running: 1, hung: 1 });
+    assert_eq!(left(&model), ModelLoad { queued: 0, queued_bytes: 0, running: 1, hung: 1 });
     assert_eq!(house.pool.runs_left("another", model.version).running, 0);
     // One that is found to hang only later is no better off.
     let later = house.model("gate", batched(), &[(0, 1)]);

@@ -20,6 +20,7 @@ use crate::{
     batch,
     reply::{Done, Unanswered},
     scheduler::{Dispatch, ModelKey, Work, WorkerIndex},
+    stats::nanos,
     text::quote,
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Slot {
     name: OnceLock<(usize, String)>,
     current: Mutex<Option<Current>>,
     runs: AtomicU64,
+    /// Nanoseconds of those that have ended.
+    busy: AtomicU64,
 }
 
 /// A run that has begun.
@@ -53,6 +56,8 @@ pub struct WorkerStatus {
     pub name: String,
     /// How many runs it has ended.
     pub runs: u64,
+    /// How long it has been running something, the run that it is on not counted in.
+    pub busy: Duration,
     /// The run that it is on.
     pub running: Option<RunStatus>,
 }
@@ -92,6 +97,7 @@ impl Slot {
         Some(WorkerStatus {
             name: name.clone(),
             runs: self.runs.load(Ordering::Relaxed),
+            busy: Duration::from_nanos(self.busy.load(Ordering::Relaxed)),
             running: self.run(),
         })
     }
@@ -189,7 +195,9 @@ impl Shared {
             error!(model = %quote(&executable.name), version = %executable.version,
                 "a run that was not expected to end has ended after {} s", since.elapsed().as_secs());
         }
-        let took = (!failed.load(Ordering::Relaxed)).then(|| started.elapsed());
+        let took = started.elapsed();
+        slot.busy.fetch_add(nanos(took), Ordering::Relaxed);
+        let took = (!failed.load(Ordering::Relaxed)).then_some(took);
         self.schedule(|scheduler, now| scheduler.worker_free(worker, took, now))
     }
 
@@ -224,8 +232,8 @@ impl Shared {
             jobs: Arc::clone(&jobs),
         });
         let pool = Arc::clone(self);
+        let gathered = Instant::now();
         let (in_flight, failed) = (Some(in_flight), Arc::clone(failed));
-        let done = Done { jobs, total, model, device, pool, in_flight, started, failed };
         let lent = match executable.lend(device) {
             Some(Ok(lent)) => lent,
             Some(Err(error)) => {
@@ -234,6 +242,9 @@ impl Shared {
             }
             None => return,
         };
-        lent.run(call, done);
+        lent.run(
+            call,
+            Done { jobs, total, model, device, worker, pool, in_flight, started, gathered, failed },
+        );
     }
 }

@@ -27,7 +27,8 @@ use super::{
     plan::{Outcome, Task, TaskId, What},
 };
 use crate::{
-    backend::Backend, background, model::LiveVersion, pool::Pool, reaper::Reaper, table::Table, text::quote,
+    backend::Backend, background, model::LiveVersion, pool::Pool, reaper::Reaper, stats::LoadOutcome,
+    table::Table, text::quote,
 };
 
 /// A change is looked at when nothing more has happened for so long,
@@ -329,17 +330,23 @@ impl Driver {
         for action in self.machine.take_actions() {
             match action {
                 Action::Load(task) => self.load(task),
-                Action::Publish(routes) => self.parts.table.change(|table| {
-                    for (name, route) in routes {
-                        table.set_route(&name, route);
-                    }
-                }),
+                Action::Publish(routes) => {
+                    self.parts.table.change(|table| {
+                        for (name, route) in routes {
+                            table.set_route(&name, route);
+                        }
+                    });
+                    self.parts.pool.stats().forget(&self.parts.table.snapshot());
+                }
                 Action::Retire { model, version, live } => {
                     let events = self.events.clone();
                     let freed = Box::new(move || {
                         let _ = events.send(Event::Freed { model, version });
                     });
                     self.parts.reaper.retire(live, self.settings.unload_timeout, freed);
+                }
+                Action::Failed { model, step } => {
+                    self.parts.pool.stats().load(&model, LoadOutcome::Failed(step), None);
                 }
                 Action::Answer((reply, outcome)) => drop(reply.send(outcome)),
                 Action::Settled => {

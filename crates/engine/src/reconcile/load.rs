@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sconce_repository::{Difference, Digest, Digests, ModelConfig, Snapshot, VersionOnDisk, verify};
+use sconce_repository::{Difference, Digest, Digests, ModelConfig, Snapshot, Version, VersionOnDisk, verify};
 use tracing::info;
 
 use super::{
@@ -17,14 +17,9 @@ use super::{
     plan::{NotPassed, Outcome, Task, TaskStep, What},
 };
 use crate::{
-    backend::LoadError, binding::Binding, examples::Example, model::LiveVersion, table::Step, text::quote,
-    warm::warm,
+    backend::LoadError, binding::Binding, examples::Example, model::LiveVersion, observe::LoadRun,
+    stats::LoadOutcome, table::Step, text::quote, warm::warm,
 };
-
-/// Counts loads, by model, outcome and the step that failed.
-pub(super) const LOADS: &str = "sconce_model_loads_total";
-/// How long loads took that passed, by model, in seconds.
-pub const LOAD_DURATION: &str = "sconce_model_load_duration_seconds";
 
 type Live = Arc<LiveVersion>;
 
@@ -35,12 +30,33 @@ pub(super) struct Loader {
     examples: Mutex<BTreeMap<Arc<str>, Vec<Example>>>,
 }
 
-/// How long each step took.
-#[derive(Default)]
-struct Took {
-    verify: Duration,
-    load: Duration,
-    warm: Duration,
+/// When each step began and ended, as far as it came.
+struct Steps {
+    started: Instant,
+    ended: Vec<(Step, Instant, Instant)>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        Self { started: Instant::now(), ended: Vec::new() }
+    }
+
+    /// This step has ended now; it began when the one before had.
+    fn end(&mut self, step: Step) {
+        let begun = self.ended.last().map_or(self.started, |(.., end)| *end);
+        self.ended.push((step, begun, Instant::now()));
+    }
+
+    /// How long it took in all, up to the end of the last step.
+    fn all(&self) -> Duration {
+        self.ended.last().map_or(Duration::ZERO, |(.., end)| end.saturating_duration_since(self.started))
+    }
+
+    fn millis(&self, step: Step) -> u64 {
+        let took = self.ended.iter().filter(|(ended, ..)| *ended == step);
+        let took: Duration = took.map(|(_, begin, end)| end.saturating_duration_since(*begin)).sum();
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Loader {
@@ -70,11 +86,13 @@ impl Loader {
                 outcomes.push(Outcome::Untouched);
                 continue;
             }
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.step(task, step))).unwrap_or_else(|_| {
+            let mut steps = Steps::begin();
+            let run = AssertUnwindSafe(|| self.step(task, step, &mut steps));
+            let outcome = catch_unwind(run).unwrap_or_else(|_| {
                 let reason = "the backend panicked while loading it; this is a bug, see the log".to_owned();
                 Outcome::Failed(NotPassed { step: Step::Load, reason, digest: None, for_good: false })
             });
-            count(task, &outcome);
+            self.tell(task, step.version, &outcome, &mut steps);
             let passes = outcome.passes(serves) || matches!(outcome, Outcome::Verified);
             left = left.saturating_sub(usize::from(passes));
             outcomes.push(outcome);
@@ -82,18 +100,39 @@ impl Loader {
         outcomes
     }
 
-    fn step(&self, task: &Task<Live>, step: &TaskStep<Live>) -> Outcome<Live> {
+    /// Counts what came of an attempt, and tells whoever traces.
+    fn tell(&self, task: &Task<Live>, version: Version, outcome: &Outcome<Live>, steps: &mut Steps) {
+        let pool = &self.parts.pool;
+        let (told, reason) = match outcome {
+            Outcome::Loaded(..) => (LoadOutcome::Loaded, None),
+            Outcome::Same(_) => (LoadOutcome::Unchanged, None),
+            Outcome::Rebound(_) => (LoadOutcome::Rebound, None),
+            Outcome::Failed(failed) => (LoadOutcome::Failed(failed.step), Some(&*failed.reason)),
+            Outcome::Untouched | Outcome::Verified | Outcome::StillBad => return,
+        };
+        if let LoadOutcome::Failed(step) = told {
+            steps.end(step);
+        } else {
+            let took = (told == LoadOutcome::Loaded).then(|| steps.all());
+            // Failures are counted where it is known whether they are news.
+            pool.stats().load(&task.model, told, took);
+        }
+        let (started, outcome, steps) = (steps.started, told.name(), &*steps.ended);
+        pool.observer().load(&LoadRun { model: &task.model, version, started, steps, outcome, reason });
+    }
+
+    fn step(&self, task: &Task<Live>, step: &TaskStep<Live>, steps: &mut Steps) -> Outcome<Live> {
         let outcome = match &step.what {
             What::Keep => Ok(Outcome::Untouched),
             What::Rebind(_) if task.only_verify => Ok(Outcome::Untouched),
             What::Rebind(live) => match self.rebind(live, &task.config) {
                 Ok(Some(live)) => Ok(Outcome::Rebound(live)),
-                Ok(None) => self.load(task, step, None, None),
+                Ok(None) => self.load(task, step, None, None, steps),
                 Err(error) => {
                     Err(NotPassed { step: Step::Load, reason: error.reason, digest: None, for_good: false })
                 }
             },
-            What::Load { serving, failed } => self.load(task, step, serving.as_ref(), *failed),
+            What::Load { serving, failed } => self.load(task, step, serving.as_ref(), *failed, steps),
         };
         outcome.unwrap_or_else(Outcome::Failed)
     }
@@ -104,8 +143,8 @@ impl Loader {
         step: &TaskStep<Live>,
         serving: Option<&(Live, Digest, Difference)>,
         failed: Option<Digest>,
+        steps: &mut Steps,
     ) -> Result<Outcome<Live>, NotPassed> {
-        let started = Instant::now();
         let digest = self.digest(&step.files)?;
         if failed == Some(digest) {
             return Ok(Outcome::StillBad);
@@ -132,18 +171,18 @@ impl Loader {
             _ => {}
         }
         self.parts.backend.verify(&step.files.model_file()).map_err(not_passed(Step::Verify))?;
-        let mut took = Took { verify: started.elapsed(), ..Took::default() };
+        steps.end(Step::Verify);
         if task.only_verify {
             return Ok(Outcome::Verified);
         }
         let mut live = self.open(step, &task.config).map_err(not_passed(Step::Load))?;
         live.digest = Some(digest);
-        took.load = started.elapsed() - took.verify;
         // What was loaded must be what is there.
         if !step.files.is_as_seen() {
             let reason = "it was changed while it was being loaded".to_owned();
             return Err(NotPassed { step: Step::Copy, reason, digest: None, for_good: false });
         }
+        steps.end(Step::Load);
         let examples = self.examples(task);
         // What it costs is much like what the version before it did, and service tells the rest.
         let known = task.newest.as_ref().inspect(|newest| live.inherit_costs(newest)).is_some();
@@ -153,11 +192,10 @@ impl Loader {
             // Perhaps not warm, and not wanted as it is: nothing that is not warm may serve.
             return Ok(Outcome::Untouched);
         }
-        took.warm = started.elapsed() - took.verify - took.load;
-        metrics::histogram!(LOAD_DURATION, "model" => task.model.to_string())
-            .record(took.verify + took.load + took.warm);
+        steps.end(Step::Warm);
+        live.load_took = Some(steps.all());
         let runs = warmed.iter().map(|warmed| warmed.runs).sum();
-        say_loaded(task, step, &took, digest, runs);
+        say_loaded(task, step, steps, digest, runs);
         Ok(Outcome::Loaded(Arc::new(live), digest))
     }
 
@@ -202,37 +240,14 @@ impl Loader {
     }
 }
 
-/// Says what the metrics of loading are, to whoever records them.
-pub fn describe_metrics() {
-    metrics::describe_counter!(LOADS, "Attempts to load a version, by outcome and the step that failed");
-    metrics::describe_histogram!(
-        LOAD_DURATION,
-        metrics::Unit::Seconds,
-        "From the first byte that was read to the last run before it serves"
-    );
-}
-
-fn count(task: &Task<Live>, outcome: &Outcome<Live>) {
-    let outcome = match outcome {
-        Outcome::Loaded(..) => "loaded",
-        Outcome::Same(_) => "unchanged",
-        Outcome::Rebound(_) => "rebound",
-        // Failures are counted where it is known whether they are news.
-        Outcome::Failed(_) | Outcome::Untouched | Outcome::Verified | Outcome::StillBad => return,
-    };
-    let model = task.model.to_string();
-    metrics::counter!(LOADS, "model" => model, "outcome" => outcome, "step" => "").increment(1);
-}
-
-fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Took, digest: Digest, warm_runs: usize) {
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Steps, digest: Digest, warm_runs: usize) {
     info!(
         model = %quote(&task.model),
         version = %step.version,
-        took_ms = millis(took.verify + took.load + took.warm),
-        verify_ms = millis(took.verify),
-        load_ms = millis(took.load),
-        warm_ms = millis(took.warm),
+        took_ms = u64::try_from(took.all().as_millis()).unwrap_or(u64::MAX),
+        verify_ms = took.millis(Step::Verify),
+        load_ms = took.millis(Step::Load),
+        warm_ms = took.millis(Step::Warm),
         warm_runs,
         sha256 = %&digest.to_string()[..12],
         "loaded"

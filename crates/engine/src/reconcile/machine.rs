@@ -18,7 +18,10 @@ use super::{
     order::{Order, Refused},
     plan::{Outcome, Plan, Task, TaskId, What},
 };
-use crate::{table::Route, text::quote};
+use crate::{
+    table::{Route, Step},
+    text::quote,
+};
 
 /// A model or version that is not there is looked for again before it is believed: between the steps of
 /// a replacement (`ln -sfn`, `mv` and `mv`) it is away for a moment.
@@ -42,6 +45,8 @@ pub(super) enum Action<L> {
     Retire { model: Arc<str>, version: Version, live: L },
     /// Now that it is public.
     Answer(Answer),
+    /// An attempt to load a version of it has not passed this step.
+    Failed { model: Arc<str>, step: Step },
     /// The first look has been worked through.
     Settled,
 }
@@ -91,6 +96,10 @@ impl<L: Clone> Machine<L> {
         let mut actions = self.start_tasks();
         if !self.changed.is_empty() {
             let changed = std::mem::take(&mut self.changed);
+            for (name, model) in &mut self.models {
+                let news = model.news.drain(..);
+                actions.extend(news.map(|step| Action::Failed { model: Arc::clone(name), step }));
+            }
             let rows = changed.into_iter().map(|name| {
                 let route = self.models.get(&name).map(Model::route);
                 (name, route)

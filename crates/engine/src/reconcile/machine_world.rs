@@ -180,6 +180,7 @@ impl World {
                     assert!(self.ever_retired.insert(live), "{model} {version} is retired twice");
                     self.retired.push_back((model, version, live));
                 }
+                Action::Failed { .. } => {}
                 Action::Answer((reply, outcome)) => drop(reply.send(outcome)),
                 Action::Settled => {
                     assert!(!self.settled, "settled twice");

@@ -28,7 +28,6 @@ mod show;
 use std::{path::PathBuf, time::Duration};
 
 pub use driver::{Parts, Reconciler};
-pub use load::{LOAD_DURATION, describe_metrics};
 pub use order::{Order, Override, Refused};
 pub use overriding::Overrides;
 

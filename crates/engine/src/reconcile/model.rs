@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{
-    load::LOADS,
     order::{Order, Refused, Wish},
     plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
 };
@@ -108,6 +107,8 @@ pub(super) struct Model<L> {
     pub(super) wished: Option<Wish>,
     /// It was named to be loaded at start, and is waited for.
     pub(super) named: bool,
+    /// The steps that attempts have not passed since this was last told.
+    pub(super) news: Vec<Step>,
     /// What was said of its configuration last: what is wrong with it, or what has no effect.
     pub(super) said: Result<Vec<String>, ConfigError>,
     /// Whether failed loads are tried again without a change.
@@ -144,6 +145,7 @@ impl<L: Clone> Model<L> {
             needs_no_room: false,
             wished: None,
             named: false,
+            news: Vec::new(),
             said: Ok(Vec::new()),
             retries,
         }
@@ -418,7 +420,13 @@ impl<L: Clone> Model<L> {
 
     /// A line for each attempt, but for a copy that is still going on: one when it is first seen, and one
     /// when nobody seems to be copying any more.
-    fn log_failure(&self, version: Version, not_passed: &NotPassed, attempts: u32, next: Option<Duration>) {
+    fn log_failure(
+        &mut self,
+        version: Version,
+        not_passed: &NotPassed,
+        attempts: u32,
+        next: Option<Duration>,
+    ) {
         let (step, reason) = (&not_passed.step, line(&not_passed.reason));
         let (model, serves) = (&self.name, self.serving.contains_key(&version));
         let serves = if serves { ", its earlier content serves on" } else { "" };
@@ -429,8 +437,7 @@ impl<L: Clone> Model<L> {
             }
             return;
         }
-        metrics::counter!(LOADS, "model" => model.to_string(), "outcome" => "failed", "step" => step.name())
-            .increment(1);
+        self.news.push(*step);
         let again_s = next.map(|delay| delay.as_secs());
         warn!(model = %quote(model), %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
     }

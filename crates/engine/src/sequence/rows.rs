@@ -1,12 +1,13 @@
 //! Batches in which each sequence has its row, and rows without a request are filled up: for models that keep
 //! state of their own by row.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, sync::Arc};
 
 use super::{Prepared, Sequencer};
 use crate::{
     Error, Result, batch,
     job::Job,
+    observe::Run,
     reply::Reply,
     value::{Call, Output},
 };
@@ -42,10 +43,13 @@ impl Batch {
             calls[request.row] = &request.request.call;
         }
         let call = batch::gather(&calls, &vec![1; total], total, &mut |_| None);
+        let arrived = self.requests.iter().map(|request| request.request.arrived).min();
         let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
         let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
-        Job::new(executable, call, i64::try_from(total).ok(), reply).alone()
+        let mut job = Job::new(executable, call, i64::try_from(total).ok(), reply).alone();
+        job.arrived = arrived.unwrap_or(job.arrived);
+        job
     }
 }
 
@@ -70,7 +74,7 @@ impl Rows {
     }
 
     /// Gives each his row.
-    pub(crate) fn answer(self, answer: Result<Output>, took: Duration) {
+    pub(crate) fn answer(self, answer: Result<Output>, run: Option<Run>) {
         let parts = answer.and_then(|output| {
             batch::scatter(&output, &vec![1; self.total], self.total)
                 .map_err(|message| Error::Output { model: self.model.to_string(), message })
@@ -80,12 +84,12 @@ impl Rows {
                 let mut parts: Vec<Option<Output>> = parts.into_iter().map(Some).collect();
                 for (row, reply) in self.replies {
                     if let Some(part) = parts.get_mut(row).and_then(Option::take) {
-                        reply.finish(Ok(part), took);
+                        reply.finish(Ok(part), run);
                     }
                 }
             }
             Err(error) => {
-                self.replies.into_iter().for_each(|(_, reply)| reply.finish(Err(error.clone()), took))
+                self.replies.into_iter().for_each(|(_, reply)| reply.finish(Err(error.clone()), run))
             }
         }
     }

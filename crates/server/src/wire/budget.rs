@@ -21,6 +21,11 @@ impl Budget {
         Arc::new(Self { used: AtomicUsize::new(0), limit, purpose })
     }
 
+    /// How many bytes are taken, and how many may be.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.used.load(Ordering::Relaxed), self.limit)
+    }
+
     /// Nothing yet; grows as bytes come.
     pub(crate) fn reserve(self: &Arc<Self>) -> Reservation {
         Reservation { budget: Arc::clone(self), bytes: 0 }

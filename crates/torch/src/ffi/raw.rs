@@ -38,6 +38,7 @@ unsafe extern "C" {
     pub(super) fn sc_exit(code: i32) -> !;
     pub(super) fn sc_enter_device(cuda_index: i32, error: ErrorOut) -> i32;
     pub(super) fn sc_set_threads(threads: i32);
+    pub(super) fn sc_device_memory(cuda_index: i32, free: &mut u64, total: &mut u64, error: ErrorOut) -> i32;
     pub(super) fn sc_release_memory(cuda: bool, error: ErrorOut) -> i32;
     pub(super) fn sc_load(path: *const c_char, cuda: i32, inference: bool, generates: bool, module: *mut *mut RawModule, error: ErrorOut) -> i32;
     pub(super) fn sc_step(module: *const RawModule, step: *mut *mut RawModule, error: ErrorOut) -> i32;

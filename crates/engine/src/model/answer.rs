@@ -1,0 +1,246 @@
+//! A request's way through a version: check, queue, wait, name the outputs; and what is counted of it.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::oneshot;
+
+use super::{LiveVersion, Request, refused};
+use crate::{
+    Error, Result, check,
+    check::Input,
+    classification::classify_wanted,
+    examples::Example,
+    generate::{Answers, Beginning, Generator, collect},
+    observe::Run,
+    outputs,
+    outputs::NamedOutput,
+    pool::Job,
+    reply::Reply,
+    sequence::{InSequence, Pending},
+    stats::{Reason, VersionStats},
+};
+
+/// A request that is counted when it ends, as it may by being dropped: then its caller has gone, or time is up.
+struct Counted<'a> {
+    stats: &'a VersionStats,
+    came: Instant,
+    deadline: Option<Instant>,
+    over: bool,
+}
+
+impl<'a> Counted<'a> {
+    fn new(stats: &'a VersionStats, request: &Request) -> Self {
+        stats.came();
+        stats
+            .request_bytes
+            .add(request.inputs.iter().map(|input: &Input| input.tensor.bytes().len() as u64).sum());
+        Self { stats, came: Instant::now(), deadline: request.deadline, over: false }
+    }
+
+    fn end(mut self, outcome: &Result<Vec<NamedOutput>>, rows: u64) {
+        self.over = true;
+        let reason = match outcome {
+            Ok(outputs) => {
+                let bytes = outputs.iter().map(|output| output.tensor.bytes().len() as u64).sum();
+                self.stats.response_bytes.add(bytes);
+                Reason::Ok
+            }
+            Err(error) => Reason::from(error),
+        };
+        self.stats.ended(reason, self.came.elapsed(), rows);
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let reason = if is_late { Reason::Deadline } else { Reason::Cancelled };
+            self.stats.ended(reason, self.came.elapsed(), 0);
+        }
+    }
+}
+
+impl LiveVersion {
+    /// Answers one request: check, queue, wait, name the outputs.
+    ///
+    /// # Errors
+    /// Every [`Error`] but those of looking a model up. A call that is dropped is forgotten by the
+    /// queue; a run that has begun is finished and its outcome dropped.
+    pub async fn infer(&self, request: Request) -> Result<Vec<NamedOutput>> {
+        self.infer_seen(request, &mut None).await
+    }
+
+    /// The same, and tells which run it was that answered.
+    ///
+    /// # Errors
+    /// As [`LiveVersion::infer`].
+    pub async fn infer_seen(&self, request: Request, run: &mut Option<Run>) -> Result<Vec<NamedOutput>> {
+        if self.generator.is_some() {
+            return self.collected(request).await;
+        }
+        let counted = Counted::new(self.stats(), &request);
+        let mut rows = 0;
+        let outcome = self.answer(request, run, &mut rows).await;
+        counted.end(&outcome, rows);
+        if let Err(error) = &outcome {
+            self.failures.note(self.version, error);
+        }
+        outcome
+    }
+
+    /// What is counted of it.
+    pub fn stats(&self) -> &VersionStats {
+        &self.executable.stats
+    }
+
+    pub(crate) fn generator(&self) -> Option<&Arc<Generator>> {
+        self.generator.as_ref()
+    }
+
+    /// Whether it makes many answers of a request, so that [`LiveVersion::generate`] is for it.
+    pub fn generates(&self) -> bool {
+        self.generator.is_some()
+    }
+
+    /// Begins to answer a request with as many answers as it takes.
+    ///
+    /// # Errors
+    /// As [`LiveVersion::infer`], for what is wrong before anything runs; all else comes as an answer.
+    pub fn generate(&self, request: Request) -> Result<Answers> {
+        let Some(generator) = &self.generator else {
+            let model = &self.model;
+            return Err(Error::invalid(format!("model '{model}' makes one answer of a request")));
+        };
+        let counted = Counted::new(self.stats(), &request);
+        let begun = self.begin(generator, request, counted.came);
+        match begun {
+            // It is counted when it ends.
+            Ok(answers) => {
+                let _over = Counted { over: true, ..counted };
+                Ok(answers)
+            }
+            Err(error) => {
+                counted.end(&Err(error.clone()), 0);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&self, generator: &Arc<Generator>, request: Request, came: Instant) -> Result<Answers> {
+        outputs::check_wanted(&self.binding, &request.outputs)?;
+        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
+        let checked = check::call(&self.binding, request.inputs)?;
+        if checked.batch.is_some_and(|rows| rows != 1) {
+            return Err(Error::invalid(format!(
+                "inference request to model '{}' must specify batch-size 1, because each row would have as many answers as \
+                 it takes; send a request for each",
+                self.model
+            )));
+        }
+        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
+        }
+        let beginning = Beginning {
+            wanted: request.outputs,
+            rows: checked.batch,
+            lengths: checked.lengths,
+            deadline: request.deadline,
+            priority: request.priority,
+            timeout: Some(request.timeout).filter(|timeout| !timeout.is_zero()),
+            max_steps: request.max_steps,
+            trace: request.trace,
+            came,
+        };
+        let answers = generator.begin(checked.call, beginning)?;
+        self.examples.served(example);
+        Ok(answers)
+    }
+
+    /// All answers to a request as one.
+    async fn collected(&self, request: Request) -> Result<Vec<NamedOutput>> {
+        if let Some(wanted) = request.outputs.iter().find(|wanted| wanted.classes > 0) {
+            return Err(Error::invalid(format!(
+                "output '{}' cannot be classified in a collected answer of model '{}'; ask for it on a stream \
+                 (ModelStreamInfer)",
+                wanted.name, self.model
+            )));
+        }
+        let deadline = request.deadline;
+        let collected = collect(&self.model, self.generate(request)?);
+        let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
+        match deadline {
+            None => collected.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), collected).await.unwrap_or(Err(late)),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request,
+        run: &mut Option<Run>,
+        rows: &mut u64,
+    ) -> Result<Vec<NamedOutput>> {
+        outputs::check_wanted(&self.binding, &request.outputs)?;
+        let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
+        let checked = check::call(&self.binding, request.inputs)?;
+        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Error::DeadlineExceeded { stage: "passed before it was queued" });
+        }
+        let (sender, answer) = oneshot::channel();
+        let reply = match &self.gate {
+            Some(gate) => Reply::Ordered(gate.enter(), Box::new(Reply::One(sender))),
+            None => Reply::One(sender),
+        };
+        let timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
+        let (batch, deadline, priority) = (checked.batch, request.deadline, request.priority);
+        *rows = batch.map_or(1, i64::unsigned_abs);
+        if let Some(sequencer) = &self.sequencer {
+            let at = self.in_sequence(request.sequence, batch)?;
+            let (call, arrived, trace) = (checked.call, Instant::now(), request.trace);
+            let pending = Pending { call, rows: batch, reply, deadline, priority, timeout, arrived, trace };
+            sequencer.submit(&at, pending);
+        } else {
+            let mut job = Job::new(Arc::clone(&self.executable), checked.call, batch, reply);
+            (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
+            job.trace = request.trace;
+            let refused = |refusal| refused(&self.model, self.version, refusal);
+            self.registration.submit(job).map_err(refused)?;
+        }
+        let expired = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
+        let answer = match request.deadline {
+            None => answer.await,
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| expired.clone())?
+            }
+        };
+        // The queue drops what has expired, and may be earlier than the timer.
+        let lost = |_| match request.deadline {
+            Some(deadline) if deadline <= Instant::now() => expired,
+            Some(_) | None => Error::WorkerLost { model: self.model.to_string() },
+        };
+        let (output, by) = answer.map_err(lost)?;
+        *run = by;
+        let mut named = outputs::name(&self.binding, output?, &request.outputs, batch, &checked.lengths)?;
+        classify_wanted(&self.binding, &mut named, &request.outputs, batch.is_some())?;
+        self.examples.served(example);
+        Ok(named)
+    }
+
+    /// The place in a sequence that a request must have, and its one row. The texts are Triton's.
+    fn in_sequence(&self, at: Option<InSequence>, rows: Option<i64>) -> Result<InSequence> {
+        let model = &self.model;
+        let at = at.ok_or_else(|| {
+            Error::invalid(format!(
+                "inference request to model '{model}' must specify a non-zero or non-empty correlation ID (the request \
+                 parameter sequence_id)"
+            ))
+        })?;
+        if rows.is_some_and(|rows| rows != 1) {
+            return Err(Error::invalid(format!(
+                "inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
+            )));
+        }
+        Ok(at)
+    }
+}

@@ -1,0 +1,167 @@
+//! What is counted of each version: plain numbers, added to where things happen and read when somebody asks.
+//!
+//! They are kept by model and version for as long as the version is known, so that a reload of the same version goes
+//! on counting, and go when it does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sconce_repository::Version;
+
+use crate::table::{Snapshot, Step};
+
+mod histogram;
+mod reason;
+mod version;
+
+pub use histogram::{Buckets, Histogram, HistogramCounts};
+pub use reason::Reason;
+pub use version::{BatchCounts, ResponseCounts, Stage, VersionStats};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds so much.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How much it is.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Nanoseconds; what takes 500 years is not told from more.
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What became of an attempt to load a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LoadOutcome {
+    /// It serves.
+    Loaded,
+    /// These bytes serve already.
+    Unchanged,
+    /// The weights that are there serve by a changed configuration.
+    Rebound,
+    /// It did not pass this step.
+    Failed(Step),
+}
+
+impl LoadOutcome {
+    /// Its name, as a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Unchanged => "unchanged",
+            Self::Rebound => "rebound",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// The step that it did not pass, as a label; empty where there is none.
+    pub fn step(self) -> &'static str {
+        match self {
+            Self::Failed(step) => step.name(),
+            Self::Loaded | Self::Unchanged | Self::Rebound => "",
+        }
+    }
+}
+
+/// What is counted of the loads of a model.
+#[derive(Debug)]
+pub struct LoadStats {
+    outcomes: Mutex<BTreeMap<LoadOutcome, u64>>,
+    /// How long those took that passed, from the first byte read to the last run before it served.
+    pub duration: Histogram,
+}
+
+impl LoadStats {
+    /// How many attempts ended how.
+    pub fn outcomes(&self) -> BTreeMap<LoadOutcome, u64> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+type Key = (Arc<str>, Version);
+
+/// The numbers of all versions.
+#[derive(Debug)]
+pub struct Stats {
+    durations: Buckets,
+    loads_take: Buckets,
+    versions: Mutex<BTreeMap<Key, Arc<VersionStats>>>,
+    loads: Mutex<BTreeMap<Arc<str>, Arc<LoadStats>>>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self::new(Buckets::durations())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stats {
+    /// With these buckets for the durations of requests and their stages.
+    pub fn new(durations: Buckets) -> Self {
+        Self { durations, loads_take: Buckets::loads(), versions: Mutex::default(), loads: Mutex::default() }
+    }
+
+    /// The numbers of a version, which go on where it was known before.
+    pub fn version(&self, model: &Arc<str>, version: Version) -> Arc<VersionStats> {
+        let new = || Arc::new(VersionStats::new(&self.durations));
+        Arc::clone(lock(&self.versions).entry((Arc::clone(model), version)).or_insert_with(new))
+    }
+
+    /// The numbers of all versions that are known.
+    pub fn versions(&self) -> Vec<(Arc<str>, Version, Arc<VersionStats>)> {
+        let all = lock(&self.versions);
+        all.iter().map(|((model, version), stats)| (Arc::clone(model), *version, Arc::clone(stats))).collect()
+    }
+
+    /// The numbers of the loads of all models that are known.
+    pub fn loads(&self) -> Vec<(Arc<str>, Arc<LoadStats>)> {
+        lock(&self.loads).iter().map(|(model, loads)| (Arc::clone(model), Arc::clone(loads))).collect()
+    }
+
+    /// Counts an attempt to load a version of the model, and how long it took if it passed.
+    pub fn load(&self, model: &Arc<str>, outcome: LoadOutcome, took: Option<Duration>) {
+        let new =
+            || Arc::new(LoadStats { outcomes: Mutex::default(), duration: self.loads_take.histogram() });
+        let loads = Arc::clone(lock(&self.loads).entry(Arc::clone(model)).or_insert_with(new));
+        *lock(&loads.outcomes).entry(outcome).or_default() += 1;
+        if let Some(took) = took {
+            loads.duration.record(nanos(took), 1);
+        }
+    }
+
+    /// Forgets the versions and models that are gone: neither in a route nor held by a request.
+    pub fn forget(&self, snapshot: &Snapshot) {
+        let known = |model: &Arc<str>| snapshot.routes.get(model);
+        let retired: BTreeSet<(&str, Version)> =
+            snapshot.retired.iter().map(|(live, _)| (&*live.model, live.version)).collect();
+        lock(&self.versions).retain(|(model, version), stats| {
+            known(model).is_some_and(|route| route.versions.contains_key(version))
+                || retired.contains(&(&**model, *version))
+                || Arc::strong_count(stats) > 1
+        });
+        lock(&self.loads).retain(|model, _| known(model).is_some());
+    }
+}
+
+#[cfg(test)]
+#[path = "stats_tests.rs"]
+mod tests;

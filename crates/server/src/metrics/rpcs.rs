@@ -1,0 +1,171 @@
+//! How many calls there were, how they ended and how long they took: taken outside of whatever decodes messages, so
+//! that what is malformed or too large counts too.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use http::HeaderMap;
+use sconce_engine::stats::{Buckets, Counter, Histogram, nanos};
+use tonic::Code;
+
+use super::text::Text;
+use crate::grpc::PREFIX;
+
+/// The RPCs that are told apart. Whatever else is called is `other`: nobody can invent a label.
+const METHODS: [&str; 18] = [
+    "ModelInfer",
+    "ModelStreamInfer",
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+    "TraceSetting",
+    "LogSettings",
+    "Health/Check",
+    "Health/Watch",
+    "ServerReflectionInfo",
+    "other",
+];
+const CODES: usize = 17;
+
+/// One of the RPCs that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Method(usize);
+
+impl Method {
+    /// By its path.
+    pub(crate) fn of(path: &str) -> Self {
+        let name = path.strip_prefix(PREFIX).or_else(|| path.strip_prefix("/grpc.health.v1."));
+        let name = name.or_else(|| path.starts_with("/grpc.reflection.").then_some("ServerReflectionInfo"));
+        let index = name.and_then(|name| METHODS.iter().position(|method| *method == name));
+        Self(index.unwrap_or(METHODS.len() - 1))
+    }
+
+    /// Its name, as a label.
+    pub(crate) fn name(self) -> &'static str {
+        METHODS[self.0]
+    }
+}
+
+#[derive(Debug)]
+struct OfMethod {
+    codes: [Counter; CODES],
+    duration: Histogram,
+}
+
+/// What is counted of calls.
+#[derive(Debug)]
+pub(crate) struct Rpcs {
+    methods: Vec<OfMethod>,
+    connections: AtomicUsize,
+}
+
+impl Rpcs {
+    pub(crate) fn new(durations: &Buckets) -> Self {
+        let of_method = |_| OfMethod { codes: Default::default(), duration: durations.histogram() };
+        Self { methods: METHODS.iter().map(of_method).collect(), connections: AtomicUsize::new(0) }
+    }
+
+    /// A call has ended.
+    pub(crate) fn ended(&self, method: Method, code: Code, took: Duration) {
+        let method = &self.methods[method.0];
+        method.codes[code as usize].add(1);
+        method.duration.record(nanos(took), 1);
+    }
+
+    /// A connection is open as long as this is kept.
+    pub(crate) fn connected(&self) -> Connected<'_> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(self)
+    }
+
+    /// Of those methods that have been called.
+    pub(super) fn write(&self, text: &mut Text) {
+        let called = || {
+            let methods = METHODS.iter().zip(&self.methods);
+            methods.filter(|(_, of)| of.codes.iter().any(|count| count.get() > 0))
+        };
+        text.family("sconce_rpcs_total", "counter", "Calls that have ended, by RPC and gRPC code");
+        for (method, of) in called() {
+            let codes = of.codes.iter().enumerate().filter(|(_, count)| count.get() > 0);
+            for (code, count) in codes {
+                let code = code_name(Code::from(i32::try_from(code).unwrap_or_default()));
+                text.sample("sconce_rpcs_total", &[("method", method), ("code", code)], count.get());
+            }
+        }
+        let name = "sconce_rpc_duration_seconds";
+        text.family(
+            name,
+            "histogram",
+            "From a call's headers to the end of its answer; of streams, as long as they were open",
+        );
+        for (method, of) in called() {
+            text.durations(name, &[("method", method)], &of.duration.counts());
+        }
+        text.family("sconce_connections", "gauge", "Connections that are open for gRPC");
+        text.sample("sconce_connections", &[], self.connections.load(Ordering::Relaxed));
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub(crate) struct Connected<'a>(&'a Rpcs);
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A call that is counted when it ends: by its trailers, or by being dropped before, when its caller has gone.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    pub(crate) method: Method,
+    pub(crate) started: Instant,
+    /// How it has ended, once that is known.
+    pub(crate) ended: Option<Code>,
+}
+
+impl Counting {
+    pub(crate) fn new(method: Method) -> Self {
+        Self { method, started: Instant::now(), ended: None }
+    }
+
+    /// Reads the code from headers or trailers, where it stands in them.
+    pub(crate) fn read(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            self.ended = Some(Code::from_bytes(status.as_bytes()));
+        }
+    }
+}
+
+/// A code as gRPC's specification writes it.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,205 @@
+//! What is told of calls to those who watch: the access log and traces.
+//!
+//! Nothing is gathered where nobody wants to know. Else a [`Watch`] goes with the call, what is learned of it on its
+//! way is noted there, and when its answer has been handed over, or dropped, every [`Watcher`] gets the [`Record`].
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use http::{HeaderMap, HeaderValue};
+use sconce_engine::{
+    Version,
+    observe::{Run, TraceContext},
+};
+use tonic::{Code, Status};
+
+/// All that is told of a call, or of one message of a stream, once it has been answered.
+#[allow(dead_code, reason = "what is told is for whoever watches")]
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// The RPC, from a closed list.
+    pub(crate) method: &'static str,
+    /// When its headers, or the message of a stream, had come.
+    pub(crate) started: Instant,
+    /// When it had been received, if it was.
+    pub(crate) received: Option<Instant>,
+    /// When its answer had been handed over.
+    pub(crate) ended: Instant,
+    /// Who called.
+    pub(crate) peer: Option<SocketAddr>,
+    /// The model that it named, as it was sent; empty where it named none.
+    pub(crate) model: String,
+    /// The version that answered.
+    pub(crate) version: Option<Version>,
+    /// The id that the caller gave the request, as it was sent.
+    pub(crate) id: String,
+    /// How it ended.
+    pub(crate) code: Code,
+    /// Why, where it failed.
+    pub(crate) message: String,
+    /// The run that answered it.
+    pub(crate) run: Option<Run>,
+    /// Bytes of the request.
+    pub(crate) request_bytes: usize,
+    /// Bytes of its answers.
+    pub(crate) response_bytes: usize,
+    /// How many answers it had.
+    pub(crate) responses: u64,
+    /// Its own place in a trace, if it is traced.
+    pub(crate) trace: Option<TraceContext>,
+    /// The place of its caller, where that said so.
+    pub(crate) parent: Option<TraceContext>,
+    /// `tracestate`, as it was sent.
+    pub(crate) tracestate: Option<HeaderValue>,
+}
+
+/// A request that is to be traced: its own place, and that of its caller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traced {
+    pub(crate) own: TraceContext,
+    pub(crate) parent: Option<TraceContext>,
+}
+
+/// Who wants to know of calls.
+pub(crate) trait Watcher: Send + Sync + fmt::Debug {
+    /// Whether it wants to know of any, now.
+    fn is_on(&self) -> bool;
+
+    /// Whether, and where, a request for this model is to be traced. `parent` is `traceparent`, as it was sent.
+    fn trace(&self, _parent: Option<&HeaderValue>, _model: &str) -> Option<Traced> {
+        None
+    }
+
+    /// A call has ended. On the threads of connections: it must not block.
+    fn record(&self, record: &Record);
+}
+
+/// All who want to know of calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watchers(pub(crate) Arc<[Arc<dyn Watcher>]>);
+
+impl Watchers {
+    /// A call begins; `None` where nobody wants to know.
+    pub(crate) fn begin(
+        &self,
+        method: &'static str,
+        headers: &HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> Option<Arc<Watch>> {
+        if !self.0.iter().any(|watcher| watcher.is_on()) {
+            return None;
+        }
+        let now = Instant::now();
+        let record = Record {
+            method,
+            started: now,
+            received: None,
+            ended: now,
+            peer,
+            model: String::new(),
+            version: None,
+            id: String::new(),
+            code: Code::Ok,
+            message: String::new(),
+            run: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            responses: 0,
+            trace: None,
+            parent: None,
+            tracestate: headers.get("tracestate").cloned(),
+        };
+        let traceparent = headers.get("traceparent").cloned();
+        Some(Arc::new(Watch { watchers: self.clone(), traceparent, record: Mutex::new(record) }))
+    }
+}
+
+/// A call that is watched.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    watchers: Watchers,
+    traceparent: Option<HeaderValue>,
+    record: Mutex<Record>,
+}
+
+impl Watch {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what has been learned.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Record)) {
+        note(&mut self.record());
+    }
+
+    /// A message of a stream begins: a record of its own, which ends with [`Watch::end`].
+    pub(crate) fn message(&self, bytes: usize) -> Arc<Self> {
+        let now = Instant::now();
+        let record = Record {
+            started: now,
+            received: Some(now),
+            ended: now,
+            request_bytes: bytes,
+            response_bytes: 0,
+            responses: 0,
+            ..self.record().clone()
+        };
+        let (watchers, traceparent) = (self.watchers.clone(), self.traceparent.clone());
+        Arc::new(Self { watchers, traceparent, record: Mutex::new(record) })
+    }
+
+    /// The request names this model: whether, and where, it is to be traced.
+    pub(crate) fn trace(&self, model: &str) -> Option<TraceContext> {
+        let traced = |watcher: &Arc<dyn Watcher>| watcher.trace(self.traceparent.as_ref(), model);
+        let traced = self.watchers.0.iter().find_map(traced)?;
+        self.note(|record| (record.trace, record.parent) = (Some(traced.own), traced.parent));
+        Some(traced.own)
+    }
+
+    /// It has ended like this.
+    pub(crate) fn end(&self, code: Code) {
+        let mut record = self.record();
+        record.ended = Instant::now();
+        record.code = code;
+        for watcher in self.watchers.0.iter().filter(|watcher| watcher.is_on()) {
+            watcher.record(&record);
+        }
+    }
+}
+
+/// What is told of one message of a stream when it has been answered, or is dropped before.
+#[derive(Debug)]
+pub(crate) struct MessageEnding(pub(crate) Option<Arc<Watch>>);
+
+impl MessageEnding {
+    /// An answer of so many bytes has been made.
+    pub(crate) fn answered(&self, bytes: usize) {
+        if let Some(watch) = &self.0 {
+            watch.note(|record| {
+                record.responses += 1;
+                record.response_bytes += bytes;
+            });
+        }
+    }
+
+    /// It has ended: well, or with this status. What comes after that is not told.
+    pub(crate) fn end(&mut self, status: Option<&Status>) {
+        let Some(watch) = self.0.take() else { return };
+        if let Some(status) = status {
+            watch.note(|record| status.message().clone_into(&mut record.message));
+        }
+        watch.end(status.map_or(Code::Ok, Status::code));
+    }
+}
+
+impl Drop for MessageEnding {
+    fn drop(&mut self) {
+        if let Some(watch) = self.0.take() {
+            watch.end(Code::Cancelled);
+        }
+    }
+}
