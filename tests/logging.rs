@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use crate::harness::{Repo, Server, fp32, refused, request, sconce};
 
+mod access;
 mod inspecting;
 
 use log_settings_request::{SettingValue, setting_value::ParameterChoice as Said};

@@ -9,6 +9,7 @@
 //!
 //! This crate does not know how a model is run.
 
+mod access;
 mod admin;
 mod cli;
 mod client;

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tracing::{error, info, warn};
 
 use crate::{
+    access::AccessLog,
     admin,
     control::Control,
     follow,
@@ -132,9 +133,17 @@ fn check(options: &Options) -> anyhow::Result<()> {
         bounds.len() <= MAX_BUCKETS && bounds.iter().all(|Period(bound)| !bound.is_zero()),
         "--metrics-buckets: 1 to {MAX_BUCKETS} lengths of time above 0 are expected, such as 1ms,10ms,100ms,1s"
     );
+    if let Some(ratio) = options.access_log_ratio {
+        ensure!(
+            ratio > 0.0 && ratio <= 1.0,
+            "--access-log-ratio {ratio}: a part above 0 and up to 1 is expected, such as 0.01 for one call in a hundred"
+        );
+    }
     follow::check(options)
 }
 
+/// One call in a hundred.
+const ACCESS_RATIO: f64 = 0.01;
 /// Each is a series of its own, for each stage of each version.
 const MAX_BUCKETS: usize = 50;
 /// A run that takes longer is not expected to end.
@@ -190,7 +199,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
         }),
         routes,
         rpcs,
-        watchers: Watchers::default(),
+        watchers: watchers(&options, logs, &pool),
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
     };
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
@@ -223,6 +232,14 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
 /// (quotas of cgroups v1 and v2, also of those above) if that is less, rounded down, and at least one.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// Who wants to know of calls.
+fn watchers(options: &Options, logs: &Logs, pool: &Pool) -> Watchers {
+    let devices = pool.devices().iter().map(ToString::to_string).collect();
+    let ratio = options.access_log_ratio.unwrap_or(ACCESS_RATIO);
+    let access = AccessLog::new(logs.clone(), options.access_log.unwrap_or_default(), ratio, devices);
+    Watchers(Arc::new([Arc::new(access)]))
 }
 
 /// Serves health, models and metrics over HTTP.

@@ -91,6 +91,13 @@ impl Line {
         }
     }
 
+    /// Adds a field that tells people nothing new, because the message does.
+    pub(crate) fn for_machines(&mut self, name: &str, value: Value<'_>) {
+        if self.style == Style::Json {
+            self.field(name, value);
+        }
+    }
+
     fn text(&mut self, text: &str) {
         match self.style {
             Style::Json => json_string(&mut self.fields, text),

@@ -34,11 +34,11 @@ use tracing_subscriber::{
 };
 
 use levels::Levels;
-use line::{Line, Style};
+use line::Style;
 use settings::{Format, Settings};
 use sink::Sink;
 
-pub(crate) use line::Value;
+pub(crate) use line::{Line, Value};
 pub(crate) use sink::Kind;
 
 /// At the end, how long what was written may take to be read.
