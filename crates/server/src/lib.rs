@@ -3,9 +3,9 @@
 //! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
-//! apart), `control` (loading and unloading by request), `models` (what is told of them), `health`,
-//! `admin`, `metrics`, `debug`, `observe` and `access` (who is told of calls), `logging`; `client` is
-//! `sconce infer` and `sconce models`, `columns` how tables look.
+//! apart), `shutdown`, `control` (loading and unloading by request), `models` (what is told of them), `health`,
+//! `admin`, `metrics`, `debug`, `observe` and `access` (who is told of calls), `logging`; `client` is `sconce infer`
+//! and `sconce models`, `columns` how tables look.
 //!
 //! This crate does not know how a model is run.
 
@@ -28,6 +28,7 @@ mod models;
 mod observe;
 mod options;
 mod serve;
+mod shutdown;
 mod status;
 mod to_proto;
 mod wire;

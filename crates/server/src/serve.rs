@@ -14,13 +14,9 @@ use sconce_engine::{
     table::Table,
 };
 use sconce_proto::health::health_server::HealthServer;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tonic::service::Routes;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     access::AccessLog,
@@ -34,6 +30,7 @@ use crate::{
     metrics::{Metrics, Rpcs, Sources},
     observe::Watchers,
     options::{Options, Period, ServeArgs},
+    shutdown::Signals,
     status::Codes,
     wire::{Budget, Limits},
 };
@@ -48,7 +45,6 @@ const MAX_QUEUED: u64 = RECEIVE_BUDGET / 2;
 /// As many bytes of answers as of requests.
 const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -92,7 +88,9 @@ fn calm_openmp() {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| program.clone().into());
     let error = Command::new(program).arg0(name).args(arguments).env(SPINS, "5000").exec();
-    warn!("OpenMP's threads will spin for long, because the program could not be started again: {error}");
+    tracing::warn!(
+        "OpenMP's threads will spin for long, because the program could not be started again: {error}"
+    );
 }
 
 /// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the
@@ -166,16 +164,22 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let settings = follow::settings(&options, cores);
     let overrides = Arc::new(Overrides::new(settings.roots.clone(), settings.confine_symlinks));
     let (limits, routes) = (limits(&options)?, routes(&table)?);
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
+
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
     let codes = Codes { triton: options.triton_error_codes.unwrap_or_default() };
     let rpcs = Arc::new(Rpcs::new(&buckets(&options)));
     if let Some(address) = http {
-        let (table, pool, rpcs, limits) =
-            (Arc::clone(&table), pool.clone(), Arc::clone(&rpcs), limits.clone());
-        let triton_names = options.metrics_triton_names.unwrap_or_default();
-        let sources = Sources { table, pool, rpcs, limits, logs: logs.clone(), codes, triton_names };
+        let sources = Sources {
+            table: Arc::clone(&table),
+            pool: pool.clone(),
+            rpcs: Arc::clone(&rpcs),
+            limits: limits.clone(),
+            logs: logs.clone(),
+            codes,
+            triton_names: options.metrics_triton_names.unwrap_or_default(),
+        };
         let debug = options.debug_endpoints.unwrap_or_default();
         start_http(address, sources, (backend.name(), debug), stopped.clone())?;
     }
@@ -205,27 +209,10 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
     let serving = tokio::spawn(listener.run(grpc, stopped, bound));
 
-    let name = signals.next().await;
-    table.change(|table| table.draining = true);
-    info!("{name}: draining");
-    let drain = async {
-        tokio::time::sleep(options.drain_delay.map_or(Duration::ZERO, |Period(time)| time)).await;
-        table.change(|table| table.leaving = true);
-        stop.send_replace(true);
-        serving.await
-    };
-    let ended = tokio::select! {
-        cut = drain => cut.map(|cut| match cut {
-            0 => info!("drained"),
-            cut => warn!("{cut} connections were still busy after {bound:?} and have been cut"),
-        }),
-        name = signals.again() => {
-            warn!("{name} again: stopping at once");
-            Ok(())
-        }
-    };
+    let delay = options.drain_delay.map_or(Duration::ZERO, |Period(time)| time);
+    let ended = signals.then_drain(&table, &stop, serving, (delay, bound)).await;
     overrides.remove();
-    Ok(ended?)
+    ended
 }
 
 /// How many cores this process may keep busy: those of its affinity, or of the CPU limit of its container
@@ -352,36 +339,6 @@ async fn bind(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
         Err(error) => bail!(
             "{flag} {address}: cannot listen there: {error}; HOST:PORT is expected, such as 0.0.0.0:8001"
         ),
-    }
-}
-
-/// Signals that stop the server.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Another signal. What stops a group of processes may tell each of them twice at once: that is one.
-    async fn again(&mut self) -> &'static str {
-        let same = async {
-            loop {
-                self.next().await;
-            }
-        };
-        let _ = tokio::time::timeout(SAME_SIGNAL, same).await;
-        self.next().await
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }
 
