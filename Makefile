@@ -17,7 +17,7 @@ ARGS ?=
 export LIBTORCH_BYPASS_VERSION_CHECK := 1
 with_libtorch = LIBTORCH=$$(python3 crates/torch/libtorch.py); export LIBTORCH; \
   unset LIBTORCH_USE_PYTORCH LIBTORCH_INCLUDE LIBTORCH_LIB
-# SCONCE_TEST_PYTHON, SCONCE_TEST_NODE, SCONCE_TEST_NODE_MODULES or SCONCE_SKIP_NODE.
+# What tests/clients/setup.sh says: SCONCE_TEST_... for each client, or SCONCE_SKIP_...
 with_clients = CLIENTS=$$(tests/clients/setup.sh); set -a; eval "$$CLIENTS"; set +a
 
 .PHONY: help

