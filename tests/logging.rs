@@ -187,11 +187,26 @@ async fn a_panic_is_a_line_as_any_other() {
     let server = Server::start_with(repo.path(), &["--log-format", "json"]);
     let answer = server.infer(request("panics", &[("x", "FP32", &[1], fp32(&[1.0]))])).await;
     refused(answer, Code::Internal, &[]);
+    let line = event(&server.wait_for("its callers got INTERNAL"));
+    assert_eq!((&line["model"], &line["version"]), (&"panics".into(), &"1".into()), "{line}");
     let line = event(&server.wait_for("a thread panicked"));
     assert_eq!(line["level"], "ERROR");
     assert!(line["place"].as_str().is_some_and(|place| place.contains(".rs:")), "{line}");
-    server.wait_for("its callers got INTERNAL");
     server.log().lines().for_each(|line| drop(event(line)));
+}
+
+#[cfg(not(feature = "torch"))]
+#[tokio::test]
+async fn what_a_model_fails_with_names_the_model_and_the_request() {
+    let repo = Repo::new();
+    repo.file("quo\"te/4/model.pt", "fake\nargument x tensor\nfail it is\\nbad\n");
+    let server = Server::start_with(repo.path(), &["--log-format", "json"]);
+    let failing = request("quo\"te", &[("x", "FP32", &[1], fp32(&[1.0]))]);
+    let failing = sconce_proto::inference::ModelInferRequest { id: "a\nb".to_owned(), ..failing };
+    refused(server.infer(failing).await, Code::Internal, &["bad"]);
+    let line = event(&server.wait_for("\"unwritten\""));
+    assert_eq!((&line["model"], &line["version"]), (&"quo\"te".into(), &"4".into()), "{line}");
+    assert_eq!((&line["id"], &line["level"]), (&"a\nb".into(), &"WARN".into()), "{line}");
 }
 
 #[test]

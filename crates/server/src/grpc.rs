@@ -348,7 +348,7 @@ impl Service {
         }
         let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
         let request = from_proto::infer_request(request, deadline)?;
-        Ok((live, Request { sequence, max_steps, trace, ..request }))
+        Ok((live, Request { sequence, max_steps, trace, id: id.to_owned(), ..request }))
     }
 
     /// When a stream that begins now is to end, and why.
