@@ -78,10 +78,13 @@ class Server(Case):
         index = (await self.client.get_model_repository_index()).models
         self.assertEqual({(model.name, model.state) for model in index}, {(model, "READY") for model in MODELS})
 
+    async def test_tells_what_it_has_counted(self):
+        told = (await self.client.get_inference_statistics("digits", "1")).model_stats
+        self.assertEqual([(model.name, model.version) for model in told], [("digits", "1")])
+
     async def test_says_so_where_it_serves_no_such_rpc(self):
         client = self.client
         unserved = {
-            "statistics": lambda: client.get_inference_statistics(),
             "shared memory": lambda: client.get_system_shared_memory_status(),
             "cuda shared memory": lambda: client.get_cuda_shared_memory_status(),
             "trace": lambda: client.get_trace_settings(),

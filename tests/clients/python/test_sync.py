@@ -38,8 +38,8 @@ class Server(Case):
         self.assertEqual(told.name, "sconce")
         self.assertRegex(told.version, r"^\d+\.\d+\.\d+")
         served = set(told.extensions)
-        self.assertLessEqual({"classification", "model_configuration", "model_repository", "sequence"}, served)
-        unserved = {"statistics", "trace", "logging", "system_shared_memory", "cuda_shared_memory"}
+        self.assertLessEqual({"classification", "model_configuration", "model_repository", "sequence", "statistics"}, served)
+        unserved = {"trace", "logging", "system_shared_memory", "cuda_shared_memory"}
         self.assertEqual(served & unserved, set())
 
     def test_tells_which_models_are_ready(self):
@@ -64,7 +64,6 @@ class Server(Case):
     def test_says_so_where_it_serves_no_such_rpc(self):
         client = self.client
         unserved = {
-            "statistics": lambda: client.get_inference_statistics("digits"),
             "shared memory status": lambda: client.get_system_shared_memory_status(),
             "shared memory register": lambda: client.register_system_shared_memory("region", "/key", 64),
             "shared memory unregister": lambda: client.unregister_system_shared_memory(),
@@ -84,6 +83,38 @@ class Server(Case):
     def test_says_so_where_an_rpc_does_not_exist(self):
         with grpc.insecure_channel(address()) as channel, self.refused(UNIMPLEMENTED):
             channel.unary_unary("/inference.GRPCInferenceService/Nonsense")(b"", timeout=WAIT)
+
+
+class Statistics(Case):
+    def test_counts_what_this_client_asked(self):
+        def told():
+            [model] = self.client.get_inference_statistics("add_sub").model_stats
+            return model
+
+        before = told()
+        for number in range(3):
+            first, second = pair(2, seed=number)
+            check_pair(self, self.client.infer("add_sub", pair_inputs(first, second)), first, second)
+        with self.refused("StatusCode.INVALID_ARGUMENT"):
+            self.client.infer("add_sub", pair_inputs(*pair(9, seed=9)))
+        after = told()
+        # Other tests do not run beside this one, but nothing here depends on what they did before.
+        self.assertEqual(after.inference_count - before.inference_count, 6)
+        for kind, count in {"success": 3, "fail": 1, "queue": 3, "compute_infer": 3}.items():
+            grown = getattr(after.inference_stats, kind).count - getattr(before.inference_stats, kind).count
+            self.assertEqual(grown, count, kind)
+        self.assertGreater(after.inference_stats.success.ns, before.inference_stats.success.ns)
+        self.assertGreaterEqual(after.last_inference, before.last_inference)
+        self.assertEqual(
+            sum(batch.compute_infer.count for batch in after.batch_stats),
+            after.execution_count,
+        )
+
+    def test_tells_of_all_models_and_of_none_that_is_not_there(self):
+        told = self.client.get_inference_statistics(as_json=True)["model_stats"]
+        self.assertEqual([model["name"] for model in told], sorted(MODELS))
+        with self.refused("StatusCode.NOT_FOUND", "no_such_model"):
+            self.client.get_inference_statistics("no_such_model")
 
 
 class Metadata(Case):
