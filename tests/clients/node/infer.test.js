@@ -279,7 +279,7 @@ describe('a client made in Node', () => {
     };
     await refused('INTERNAL', ["dict_stats needs the input 'values'"], call(client, 'ModelInfer', model));
     await refused('DEADLINE_EXCEEDED', [], call(client, 'ModelInfer', addSub(first, second), Date.now() - 1));
-    await refused('UNIMPLEMENTED', [], call(client, 'ModelStatistics', {}));
+    await refused('UNIMPLEMENTED', [], call(client, 'SystemSharedMemoryStatus', {}));
     checkAddSub(await infer({}), first, second);
   });
 

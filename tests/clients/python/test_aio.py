@@ -88,7 +88,6 @@ class Server(Case):
             "shared memory": lambda: client.get_system_shared_memory_status(),
             "cuda shared memory": lambda: client.get_cuda_shared_memory_status(),
             "trace": lambda: client.get_trace_settings(),
-            "log settings": lambda: client.get_log_settings(),
         }
         for name, call in unserved.items():
             with self.subTest(name):

@@ -39,7 +39,7 @@ class Server(Case):
         self.assertRegex(told.version, r"^\d+\.\d+\.\d+")
         served = set(told.extensions)
         self.assertLessEqual({"classification", "model_configuration", "model_repository", "sequence", "statistics"}, served)
-        unserved = {"trace", "logging", "system_shared_memory", "cuda_shared_memory"}
+        unserved = {"trace", "system_shared_memory", "cuda_shared_memory"}
         self.assertEqual(served & unserved, set())
 
     def test_tells_which_models_are_ready(self):
@@ -72,8 +72,6 @@ class Server(Case):
             "cuda unregister": lambda: client.unregister_cuda_shared_memory(),
             "trace": lambda: client.get_trace_settings(),
             "trace update": lambda: client.update_trace_settings(settings={"trace_rate": "1"}),
-            "log settings": lambda: client.get_log_settings(),
-            "log settings update": lambda: client.update_log_settings({"log_info": True}),
         }
         for name, call in unserved.items():
             with self.subTest(name), self.refused(UNIMPLEMENTED):
