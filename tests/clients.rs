@@ -111,6 +111,13 @@ fn python_tritonclient_changes_what_is_traced() {
 }
 
 #[test]
+fn python_tritonclient_changes_what_is_logged() {
+    let mut tests = python();
+    tests.args(["-m", "unittest", "discover", "-s", "tests/clients/python", "-p", "test_logging.py"]);
+    passes(&samples(), tests.env("SCONCE_LOGGING", "1"));
+}
+
+#[test]
 fn node_grpc_js_gets_right_answers() {
     if let Ok(reason) = env::var("SCONCE_SKIP_NODE") {
         eprintln!("SKIPPED: the Node client: {reason}");

@@ -8,6 +8,7 @@
 //! - `dtypes`: every datatype through a real model and back, bit by bit
 //! - `generation`: one request, many answers
 //! - `health`: health over gRPC and HTTP, while serving and while draining
+//! - `logging`: the log, what changes it while the server runs, and what a person can ask a server
 //! - `models`: real TorchScript models, every kind of signature, with the numbers they must give
 //! - `monitoring`: metrics, and what is deployed to watch them
 //! - `operators`: custom operators out of a library that is compiled here
@@ -37,6 +38,7 @@ mod dtypes;
 mod generation;
 mod harness;
 mod health;
+mod logging;
 mod models;
 mod monitoring;
 mod operators;

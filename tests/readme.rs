@@ -375,6 +375,7 @@ mod examples {
                 .replace("target/release/sconce", env!("CARGO_BIN_EXE_sconce"));
             let mut command = command(&text);
             command.current_dir(root()).env("SCONCE_ADDRESS", &server.grpc);
+            command.env("SCONCE_METRICS_ADDRESS", &server.http);
             let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
             let log = server.log();
             assert!(output.status.success(), "README.md:{}: {}\n{log}", block.line, stderr(&output));

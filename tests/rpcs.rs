@@ -56,6 +56,7 @@ async fn the_server_tells_its_name_version_and_only_the_extensions_it_serves() {
             "statistics",
             "sequence",
             "trace",
+            "logging",
         ];
         assert_eq!(metadata.extensions, extensions);
         assert!(client.server_live(ServerLiveRequest {}).await.expect("an answer").into_inner().live);
@@ -81,6 +82,7 @@ async fn every_rpc_is_served_or_unimplemented() {
         }
     }
     let expected = [
+        "LogSettings",
         "ModelConfig",
         "ModelInfer",
         "ModelMetadata",

@@ -42,7 +42,7 @@ async fn a_deadline_that_passes_is_answered_as_one_on_every_rpc() {
             served += 1;
         }
     }
-    assert_eq!(served, 13 + OTHERS.len());
+    assert_eq!(served, 14 + OTHERS.len());
     // A watch ends with its caller's deadline, too: it would hold its place on the connection.
     let answer = connection.send(OTHERS[1], &[("grpc-timeout", "20m")], framed(&[])).await;
     assert_eq!(answer.status().code(), Code::DeadlineExceeded, "{}", answer.status());

@@ -18,11 +18,9 @@ use crate::harness::root;
 /// Prometheus makes it itself of each server that it scrapes.
 const UP: &str = "up";
 /// Only where there are GPUs, or where traces are sent to a collector.
-pub(super) const ELSEWHERE: [&str; 4] = [
+pub(super) const ELSEWHERE: [&str; 2] = [
     "sconce_device_memory_used_bytes",
     "sconce_device_memory_total_bytes",
-    "sconce_trace_spans_exported_total",
-    "sconce_trace_spans_dropped_total",
 ];
 /// Labels that Prometheus adds to everything that it scrapes.
 const ADDED: [&str; 2] = ["job", "instance"];

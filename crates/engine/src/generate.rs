@@ -209,6 +209,8 @@ pub(crate) struct Beginning {
     pub(crate) timeout: Option<Duration>,
     /// How many answers it wants at most.
     pub(crate) max_steps: Option<u32>,
+    /// What its caller calls it.
+    pub(crate) id: String,
     /// Its place in a trace, if it is traced.
     pub(crate) trace: Option<TraceContext>,
     /// When it came.
@@ -307,7 +309,8 @@ impl Generation {
         self.leave();
         self.tally.end(answer.as_ref().map_or_else(Reason::from, |_| Reason::Ok));
         if let Err(error) = &answer {
-            self.generator.failures.note(self.generator.start.version, error);
+            let request = (&*self.request.id, self.request.trace);
+            self.generator.failures.note(&self.generator.start, request, error);
         }
         self.outbox.put(answer, None)
     }

@@ -52,6 +52,8 @@ pub struct Request {
     pub sequence: Option<InSequence>,
     /// How many answers it wants at most, of a model that makes many.
     pub max_steps: Option<u32>,
+    /// What its caller calls it, for the log; may be anything.
+    pub id: String,
     /// Its place in a trace, if it is traced.
     pub trace: Option<TraceContext>,
 }

@@ -23,7 +23,6 @@ use crate::{
     scheduler::{InFlight, ModelKey, Work, WorkerIndex},
     sequence::{Rows, Turn},
     stats::Stage,
-    text::quote,
     value::Output,
 };
 
@@ -225,7 +224,7 @@ impl Done {
             }
             Err(what) => {
                 if let Some(job) = jobs.first() {
-                    warn!(model = %quote(&job.executable.name), version = %job.executable.version,
+                    warn!(model = %job.executable.name, version = %job.executable.version,
                         "it returned {what}: its requests are run one by one from now on");
                 }
                 self.failed.store(true, Ordering::Relaxed);

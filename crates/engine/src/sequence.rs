@@ -41,7 +41,6 @@ use crate::{
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::{Placement, Policy, Stuck},
-    text::quote,
     value::{Call, Output, Tensor},
 };
 
@@ -337,7 +336,7 @@ impl Sequencer {
             (book.counts().0, book.close())
         };
         if count > 0 {
-            let (model, version) = (quote(&self.binding.model), self.executable.version);
+            let (model, version) = (&self.binding.model, self.executable.version);
             warn!(%model, %version, "{count} sequences are forgotten, because the version is not kept any longer");
         }
         for item in left {

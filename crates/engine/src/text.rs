@@ -15,12 +15,29 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// A sentence that may name a path, fit for a line of a log: no character of it ends the line or moves
-/// the cursor.
+/// Whether a character ends a line, moves the cursor, or changes how what stands beside it looks: controls,
+/// separators of lines and paragraphs, what turns the direction of writing, and what cannot be seen. Not the
+/// joiners, which words and pictures are written with.
+pub fn is_hidden(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{61c}'
+                | '\u{200b}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A sentence that may name a path, fit for one line.
 pub(crate) fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for char in text.chars() {
-        if char.is_control() {
+        if is_hidden(char) {
             line.extend(char.escape_debug());
         } else {
             line.push(char);

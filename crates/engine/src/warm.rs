@@ -28,7 +28,6 @@ use crate::{
     pool::{Executable, Job, Pool, Registration},
     reply::Reply,
     scheduler::Policy,
-    text::quote,
     value::{Call, Output},
     warm_costs::Costing,
     warm_inputs::{Trial, trials},
@@ -95,7 +94,7 @@ pub fn warm(
         for trial in &trials {
             match oven.settle(trial).and_then(|done| oven.walk(trial).map(|()| done)) {
                 Ok(Some(done)) => {
-                    debug!(model = %quote(&live.model), version = %live.version, "warmed: {done:?}");
+                    debug!(model = %live.model, version = %live.version, "warmed: {done:?}");
                     warmed.push(done);
                 }
                 Ok(None) => return Ok(warmed),
@@ -228,7 +227,7 @@ impl Oven<'_> {
                 self.call(&self.executable, call, rows, threads).ok().flatten().map(|(_, took)| took)
             },
             |size, rows, threads, took| {
-                debug!(model = %quote(&self.live.model), size, rows, threads, "costs {took:?}");
+                debug!(model = %self.live.model, size, rows, threads, "costs {took:?}");
                 self.live.registration().seed(self.index, (size, rows, threads), took);
             },
         );
@@ -250,7 +249,7 @@ impl Oven<'_> {
                 Err(LoadError { hangs: self.hangs.get(), ..LoadError::new(reason) })
             }
             None => {
-                debug!(model = %quote(&self.live.model), %device, "not warmed with {name}: {message}");
+                debug!(model = %self.live.model, %device, "not warmed with {name}: {message}");
                 Ok(())
             }
         }

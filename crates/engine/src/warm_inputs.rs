@@ -13,7 +13,6 @@ use crate::{
     examples::{Example, ExampleInput},
     model::LiveVersion,
     schema::ArgumentKind,
-    text::quote,
     value::{Tensor, element_count},
 };
 
@@ -82,7 +81,7 @@ fn from_binding(binding: &Binding) -> Option<Trial> {
         let shape: Vec<i64> = batch.into_iter().chain(dims.iter().copied()).collect();
         total = total.checked_add(bytes(*data_type, &shape)?)?;
         if total > MAX_MADE {
-            debug!(model = %quote(&binding.model), "not warmed: its inputs are too large to be made up");
+            debug!(model = %binding.model, "not warmed: its inputs are too large to be made up");
             return None;
         }
         let tensor = made(*data_type, &shape, Fill::Harmless)?;

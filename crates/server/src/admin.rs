@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::error;
 
-use crate::{metrics::Metrics, models};
+use crate::{debug, metrics::Metrics, models};
 
 /// How many names a refusal lists.
 const NAMED: usize = 20;
@@ -32,6 +32,8 @@ pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
     pub(crate) metrics: Metrics,
+    /// Whether anybody may ask what threads are doing.
+    pub(crate) debug: bool,
 }
 
 /// Serves HTTP until told to stop.
@@ -46,7 +48,8 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
             let there = "there is /health/live, /health/ready, /metrics, /models and /models/NAME\n";
             (StatusCode::NOT_FOUND, there)
         })
-        .with_state(admin);
+        .with_state(admin.clone());
+    let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
     let stopped = async move {
         // The sender is gone when the server is.
         let _ = stop.wait_for(|stop| *stop).await;

@@ -29,6 +29,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Send one request to a running server and print the answer
     Infer(client::InferArgs),
+    /// Print what a running server tells of its models
+    Models(client::ModelsArgs),
     /// About configurations of models
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -57,7 +59,8 @@ enum ConfigCommand {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(arguments) => serve::run(*arguments),
-        Command::Infer(arguments) => infer(arguments),
+        Command::Infer(arguments) => wait_for(client::infer(arguments, &mut std::io::stdout())),
+        Command::Models(arguments) => wait_for(client::models(arguments, &mut std::io::stdout())),
         Command::Config(ConfigCommand::Schema) => print(&schema()),
         Command::Config(ConfigCommand::Check { repository }) => check(repository),
         Command::Manifest { version_dir } => manifest(&version_dir),
@@ -80,9 +83,8 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn infer(arguments: client::InferArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(client::infer(arguments, &mut std::io::stdout()))
+fn wait_for(asking: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asking)
 }
 
 fn schema() -> String {

@@ -35,7 +35,8 @@ use crate::{
     control::Control,
     conversation::{Conversation, Said},
     from_proto,
-    observe::{MessageEnding, Watch},
+    logging::Logs,
+    observe::{MessageEnding, OfModel, Watch},
     status::Codes,
     to_proto,
     trace::Tracer,
@@ -46,7 +47,7 @@ use crate::{
 pub(crate) const PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// The extensions of the protocol that are served, by Triton's names.
-const EXTENSIONS: [&str; 9] = [
+const EXTENSIONS: [&str; 10] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -56,6 +57,7 @@ const EXTENSIONS: [&str; 9] = [
     "statistics",
     "sequence",
     "trace",
+    "logging",
 ];
 
 type Answer<T> = Result<T, Box<Status>>;
@@ -74,6 +76,14 @@ fn watch_of(request: &http::Request<Incoming>) -> Option<Arc<Watch>> {
     request.extensions().get().cloned()
 }
 
+/// Answers with a status, and notes it.
+fn refuse(watch: Option<&Arc<Watch>>, status: &Status) -> Response<Body> {
+    if let Some(watch) = watch {
+        watch.note(|record| status.message().clone_into(&mut record.message));
+    }
+    wire::status(status)
+}
+
 /// How the messages of a stream are answered.
 struct Streaming {
     deadline: Option<Instant>,
@@ -89,6 +99,7 @@ pub(crate) struct Service {
     pub(crate) pool: Pool,
     pub(crate) tracer: Tracer,
     pub(crate) control: Control,
+    pub(crate) logs: Logs,
     pub(crate) server_id: String,
     pub(crate) codes: Codes,
     pub(crate) limits: Limits,
@@ -126,6 +137,7 @@ impl Service {
                 self.unary(request, wire::check_settings_request, change).await
             }
             "RepositoryIndex" => self.ready_unary(request, |message| self.repository_index(&message)).await,
+            "LogSettings" => self.ready_unary(request, |message| self.logs.update(&message)).await,
             "RepositoryModelLoad" => {
                 let load = |message, deadline, held| self.load(message, deadline, held);
                 self.unary(request, wire::check_control_request, load).await
@@ -134,14 +146,17 @@ impl Service {
                 let unload = |message, deadline, _| self.unload(message, deadline);
                 self.unary(request, wire::check_control_request, unload).await
             }
-            other => wire::status(&Status::unimplemented(format!("RPC '{}' is not served", quote(other)))),
+            other => {
+                let why = format!("RPC '{}' is not served", quote(other));
+                refuse(watch_of(&request).as_ref(), &Status::unimplemented(why))
+            }
         }
     }
 
     /// Receives the message, lets `handler` answer it, sends the answer. The handler also gets the bytes
     /// of the request: typed contents are copied out of them, and they hold their place in the budget for
     /// as long as it keeps them.
-    async fn unary<Q: Message + Default, A: Message, F: Future<Output = Answer<A>>>(
+    async fn unary<Q: Message + Default + OfModel, A: Message, F: Future<Output = Answer<A>>>(
         &self,
         request: http::Request<Incoming>,
         check: impl FnOnce(&[u8]) -> Answer<()>,
@@ -168,7 +183,11 @@ impl Service {
             }
             check(&data)?;
             let held = data.clone();
-            Answer::Ok((handler(decode(data)?, deadline, held).await?, packed))
+            let message: Q = decode(data)?;
+            if let Some(watch) = &watch {
+                watch.note(|record| message.model().clone_into(&mut record.model));
+            }
+            Answer::Ok((handler(message, deadline, held).await?, packed))
         };
         match answer.await {
             Ok((answer, packed)) => {
@@ -179,12 +198,7 @@ impl Service {
                 }
                 wire::message(&answer, encoding, &self.limits.answers)
             }
-            Err(status) => {
-                if let Some(watch) = &watch {
-                    watch.note(|record| status.message().clone_into(&mut record.message));
-                }
-                wire::status(&status)
-            }
+            Err(status) => refuse(watch.as_ref(), &status),
         }
     }
 
@@ -195,7 +209,7 @@ impl Service {
         let begin = || Answer::Ok((Encoding::of_request(&head.headers)?, wire::deadline(&head.headers)?));
         let (packed, deadline) = match begin() {
             Ok(begun) => begun,
-            Err(status) => return wire::status(&status),
+            Err(status) => return refuse(watch.as_ref(), &status),
         };
         let encoding = Encoding::of_response(self.compression, packed, &head.headers);
         let real_errors = head.headers.get(REAL_ERRORS).is_some_and(|value| value == "true");
@@ -215,15 +229,15 @@ impl Service {
     /// One message of a stream. An error ends the stream; what is wrong with a request alone is an answer,
     /// unless the caller wants the stream to end with it.
     async fn answer_streamed(self: Arc<Self>, data: Bytes, streaming: Streaming) -> Answer<Said> {
-        wire::check_infer_request(&data)?;
-        let mut request: ModelInferRequest = decode(data)?;
-        let id = std::mem::take(&mut request.id);
         let Streaming { deadline, encoding, real_errors, mut ending } = streaming;
+        let request = wire::check_infer_request(&data).and_then(|()| decode::<ModelInferRequest>(data));
+        let mut request = request.inspect_err(|status| ending.end(Some(status)))?;
+        let id = std::mem::take(&mut request.id);
         let answer = async {
             let watch = ending.0.as_deref();
             let (live, request) = self.find(request, &id, deadline, watch)?;
             if live.generates() {
-                let answers = live.generate(request).map_err(|error| self.codes.of_error(&error))?;
+                let answers = live.generate(request).map_err(|error| self.refusal(&error, watch))?;
                 return Ok(Err((live, answers)));
             }
             let outputs = self.infer(&live, request, watch).await?;
@@ -264,7 +278,15 @@ impl Service {
         if let Some(watch) = watch {
             watch.note(|record| record.run = run);
         }
-        outcome.map_err(|error| self.codes.of_error(&error))
+        outcome.map_err(|error| self.refusal(&error, watch))
+    }
+
+    /// The status of an error of the engine, which is noted.
+    fn refusal(&self, error: &Error, watch: Option<&Watch>) -> Box<Status> {
+        if let Some(watch) = watch {
+            watch.note(|record| record.reason = Some(error.into()));
+        }
+        self.codes.of_error(error)
     }
 
     /// The answers to one message, as they are made.
@@ -285,7 +307,7 @@ impl Service {
                     to_proto::stream_response(response, last)
                 }
                 Err(error) => {
-                    let status = this.codes.of_error(&error);
+                    let status = this.refusal(&error, ending.0.as_deref());
                     ending.end(Some(&status));
                     if real_errors {
                         return Err(status);
@@ -293,7 +315,8 @@ impl Service {
                     to_proto::stream_error(id.clone(), &status)
                 }
             };
-            let answer = wire::encode(&response, encoding, &this.limits.answers)?;
+            let answer = wire::encode(&response, encoding, &this.limits.answers);
+            let answer = answer.inspect_err(|status| ending.end(Some(status)))?;
             ending.answered(answer.len());
             if last {
                 ending.end(None);
@@ -327,13 +350,13 @@ impl Service {
             None => self.table.get(&request.model_name, version),
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
-        let live = live.map_err(|error| self.codes.of_error(&error))?;
+        let live = live.map_err(|error| self.refusal(&error, watch))?;
         if let Some(watch) = watch {
             watch.note(|record| record.version = Some(live.version));
         }
         let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
         let request = from_proto::infer_request(request, deadline)?;
-        Ok((live, Request { sequence, max_steps, trace, ..request }))
+        Ok((live, Request { sequence, max_steps, trace, id: id.to_owned(), ..request }))
     }
 
     /// When a stream that begins now is to end, and why.
@@ -356,7 +379,7 @@ impl Service {
     }
 
     /// An RPC that is answered at once.
-    async fn ready_unary<Q: Message + Default, A: Message>(
+    async fn ready_unary<Q: Message + Default + OfModel, A: Message>(
         &self,
         request: http::Request<Incoming>,
         handler: impl FnOnce(Q) -> Answer<A>,

@@ -76,12 +76,15 @@ struct VersionStatus {
     /// Which bytes serve.
     sha256: Option<String>,
     loaded_at: Option<String>,
+    /// How long that took, to the last run before it served.
+    load_seconds: Option<f64>,
     /// Where it may run, while it serves.
     devices: Vec<String>,
     /// How many of its runs at once, over all of them.
     instances: usize,
-    /// Requests that wait.
+    /// Requests that wait, and their bytes.
     queued: usize,
+    queued_bytes: usize,
     /// Sequences that go on, where it has them.
     sequences: Option<usize>,
     /// Requests that are being answered step by step, where it generates.
@@ -172,12 +175,14 @@ pub(crate) fn status(name: &str, route: &Route, snapshot: &Snapshot, pool: &Pool
             next_attempt: failure.and_then(|failure| failure.next).map(time),
             sha256: live.and_then(|live| live.digest).map(|digest| digest.to_string()),
             loaded_at: live.map(|live| time(live.loaded_at)),
+            load_seconds: live.and_then(|live| live.load_took).map(|took| took.as_secs_f64()),
             devices: placements
                 .iter()
                 .filter_map(|place| Some(pool.devices().get(place.device)?.to_string()))
                 .collect(),
             instances: placements.iter().map(|place| place.limit).sum(),
             queued: load.queued,
+            queued_bytes: load.queued_bytes,
             sequences: goes_on.and_then(|live| live.sequences()),
             generations: goes_on.and_then(|live| live.generations()),
             running: load.running,

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use sconce_engine::{
     Version,
     observe::{Run, TraceContext},
+    stats::Reason,
 };
 use tonic::{Code, Status};
 
@@ -23,6 +24,8 @@ use tonic::{Code, Status};
 pub(crate) struct Record {
     /// The RPC, from a closed list.
     pub(crate) method: &'static str,
+    /// It is one message of a stream, not the stream.
+    pub(crate) message_of_stream: bool,
     /// When its headers, or the message of a stream, had come.
     pub(crate) started: Instant,
     /// When it had been received, if it was.
@@ -41,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) code: Code,
     /// Why, where it failed.
     pub(crate) message: String,
+    /// The same in a word, where the engine has said so.
+    pub(crate) reason: Option<Reason>,
     /// The run that answered it.
     pub(crate) run: Option<Run>,
     /// Bytes of the request.
@@ -53,8 +58,44 @@ pub(crate) struct Record {
     pub(crate) trace: Option<TraceContext>,
     /// The place of its caller, where that said so.
     pub(crate) parent: Option<TraceContext>,
+    /// `traceparent`, as it was sent.
+    pub(crate) traceparent: Option<HeaderValue>,
     /// `tracestate`, as it was sent.
     pub(crate) tracestate: Option<HeaderValue>,
+}
+
+/// A message that may name a model.
+pub(crate) trait OfModel {
+    /// The name, as it was sent; empty where it names none.
+    fn model(&self) -> &str {
+        ""
+    }
+}
+
+macro_rules! of_model {
+    ($($message:ident $($name:ident)?),* $(,)?) => {
+        $(impl OfModel for sconce_proto::inference::$message {
+            $(fn model(&self) -> &str {
+                &self.$name
+            })?
+        })*
+    };
+}
+
+of_model! {
+    ModelInferRequest model_name,
+    TraceSettingRequest model_name,
+    ModelReadyRequest name,
+    ModelMetadataRequest name,
+    ModelConfigRequest name,
+    ModelStatisticsRequest name,
+    RepositoryModelLoadRequest model_name,
+    RepositoryModelUnloadRequest model_name,
+    RepositoryIndexRequest,
+    ServerLiveRequest,
+    ServerReadyRequest,
+    ServerMetadataRequest,
+    LogSettingsRequest,
 }
 
 /// A request that is to be traced: its own place, and that of its caller.
@@ -95,8 +136,10 @@ impl Watchers {
             return None;
         }
         let now = Instant::now();
+        let traceparent = only(headers, "traceparent");
         let record = Record {
             method,
+            message_of_stream: false,
             started: now,
             received: None,
             ended: now,
@@ -106,15 +149,16 @@ impl Watchers {
             id: String::new(),
             code: Code::Ok,
             message: String::new(),
+            reason: None,
             run: None,
             request_bytes: 0,
             response_bytes: 0,
             responses: 0,
             trace: None,
             parent: None,
+            traceparent: traceparent.clone(),
             tracestate: joined(headers, "tracestate"),
         };
-        let traceparent = only(headers, "traceparent");
         let watch = Watch { watchers: self.clone(), traceparent, record: Mutex::new(record) };
         if !matches!(method, "ModelInfer" | "ModelStreamInfer") {
             // No model is run.
@@ -162,6 +206,7 @@ impl Watch {
     pub(crate) fn message(&self, bytes: usize) -> Arc<Self> {
         let now = Instant::now();
         let record = Record {
+            message_of_stream: true,
             started: now,
             received: Some(now),
             ended: now,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::{telemetry::LogFormat, trace::TraceProtocol, wire::ResponseCompression};
+use crate::{access, logging::LogFormat, trace::TraceProtocol, wire::ResponseCompression};
 
 /// Flags of `sconce serve`.
 #[derive(Args, Debug, Default)]
@@ -194,6 +194,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", env = "SCONCE_DRAIN_TIMEOUT")]
     pub(crate) drain_timeout: Option<Period>,
 
+    /// Serve /debug on the metrics address: what threads and workers are doing [default: false]
+    #[arg(long, value_name = "BOOL", env = "SCONCE_DEBUG_ENDPOINTS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) debug_endpoints: Option<bool>,
+
+    /// Which calls have a line in the log [default: off]
+    #[arg(long, value_name = "MODE", env = "SCONCE_ACCESS_LOG")]
+    pub(crate) access_log: Option<access::Mode>,
+
+    /// With `sampled`: which part of the calls that went well, above 0 and up to 1 [default: 0.01]
+    #[arg(long, value_name = "RATIO", env = "SCONCE_ACCESS_LOG_RATIO")]
+    pub(crate) access_log_ratio: Option<f64>,
+
     /// How log lines look [default: text]
     #[arg(long, env = "SCONCE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
@@ -282,6 +294,9 @@ impl ServeArgs {
             metrics_triton_names,
             drain_delay,
             drain_timeout,
+            debug_endpoints,
+            access_log,
+            access_log_ratio,
             log_format,
             log_level,
             trace_endpoint,

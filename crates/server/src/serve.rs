@@ -19,18 +19,19 @@ use tonic::service::Routes;
 use tracing::{error, info};
 
 use crate::{
+    access::AccessLog,
     admin,
     control::Control,
     follow,
     grpc::Service,
     health::HealthService,
     listen::Listener,
+    logging::Logs,
     metrics::{Metrics, Rpcs, Sources},
     observe::{Watcher, Watchers},
     options::{Options, Period, ServeArgs},
     shutdown::Signals,
     status::Codes,
-    telemetry,
     trace::Tracer,
     wire::{Budget, Limits},
 };
@@ -53,16 +54,25 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Runs the server until a signal has stopped it and all that was in flight is answered.
 pub(crate) fn run(arguments: ServeArgs) -> anyhow::Result<()> {
     let options = arguments.options()?;
-    telemetry::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
+    let logs =
+        Logs::start(options.log_format.unwrap_or_default(), options.log_level.as_deref().unwrap_or("info"))?;
+    let served = start(options, &logs);
+    // The last lines, and only then why it has ended.
+    logs.flush();
+    served?;
+    leave();
+    Ok(())
+}
+
+fn start(options: Options, logs: &Logs) -> anyhow::Result<()> {
     check(&options)?;
     #[cfg(feature = "torch")]
     calm_openmp();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(options))?;
+    let served = runtime.block_on(serve(options, logs));
     // A forward that never returns must not keep the process, nor run into what its exit takes down.
     runtime.shutdown_background();
-    leave();
-    Ok(())
+    served
 }
 
 /// Lets the helper threads of OpenMP, which libtorch uses inside operators, wait for their next part of a run
@@ -87,7 +97,7 @@ fn calm_openmp() {
 }
 
 /// Ends the process at once where workers may still be inside libtorch, whose destructors would pull the
-/// ground from under them. Logs are not buffered, and nothing else is left to write.
+/// ground from under them. The log has been written, and nothing else is left to write.
 fn leave() {
     #[cfg(feature = "torch")]
     sconce_torch::exit_now(0);
@@ -124,15 +134,23 @@ fn check(options: &Options) -> anyhow::Result<()> {
         bounds.len() <= MAX_BUCKETS && bounds.iter().all(|Period(bound)| !bound.is_zero()),
         "--metrics-buckets: 1 to {MAX_BUCKETS} lengths of time above 0 are expected, such as 1ms,10ms,100ms,1s"
     );
+    if let Some(ratio) = options.access_log_ratio {
+        ensure!(
+            ratio > 0.0 && ratio <= 1.0,
+            "--access-log-ratio {ratio}: a part above 0 and up to 1 is expected, such as 0.01 for one call in a hundred"
+        );
+    }
     follow::check(options)
 }
 
+/// One call in a hundred.
+const ACCESS_RATIO: f64 = 0.01;
 /// Each is a series of its own, for each stage of each version.
 const MAX_BUCKETS: usize = 50;
 /// A run that takes longer is not expected to end.
 const HUNG_AFTER: Duration = Duration::from_secs(60);
 
-async fn serve(options: Options) -> anyhow::Result<()> {
+async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     let grpc = bind(options.grpc_address.as_deref().unwrap_or("127.0.0.1:8001"), "--grpc-address").await?;
     let http = bind_http(&options).await?;
     let backend = backend(&options)?;
@@ -140,7 +158,6 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = cores();
     let tracer = Tracer::start(&options, grpc.local_addr().ok(), devices)?;
-    let watchers: Vec<Arc<dyn Watcher>> = vec![Arc::new(tracer.clone())];
     let watch =
         pool::Watch { stats: Arc::new(Stats::new(buckets(&options))), observer: Arc::new(tracer.clone()) };
     let pool = start_pool(&options, &backend, cores, watch)?;
@@ -161,11 +178,13 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             pool: pool.clone(),
             rpcs: Arc::clone(&rpcs),
             limits: limits.clone(),
+            logs: logs.clone(),
             codes,
             triton_names: options.metrics_triton_names.unwrap_or_default(),
             tracer: tracer.clone(),
         };
-        start_http(address, sources, backend.name(), stopped.clone())?;
+        let debug = options.debug_endpoints.unwrap_or_default();
+        start_http(address, sources, (backend.name(), debug), stopped.clone())?;
     }
     tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
     let mode = settings.mode.clone();
@@ -178,6 +197,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             pool: pool.clone(),
             tracer: tracer.clone(),
             control: Control::new(reconciler, Arc::clone(&overrides), &mode, codes),
+            logs: logs.clone(),
             server_id: options.server_id.clone().unwrap_or_else(|| "sconce".to_owned()),
             codes,
             limits,
@@ -187,7 +207,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }),
         routes,
         rpcs,
-        watchers: Watchers(watchers.into()),
+        watchers: watchers(&options, logs, &pool, &tracer),
         max_streams: options.max_concurrent_streams.map_or(MAX_STREAMS, std::num::NonZeroU32::get),
     };
     let bound = options.drain_timeout.map_or(DRAIN_TIMEOUT, |Period(time)| time);
@@ -209,19 +229,29 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
+/// Who wants to know of calls.
+fn watchers(options: &Options, logs: &Logs, pool: &Pool, tracer: &Tracer) -> Watchers {
+    let devices = pool.devices().iter().map(ToString::to_string).collect();
+    let ratio = options.access_log_ratio.unwrap_or(ACCESS_RATIO);
+    let access = AccessLog::new(logs.clone(), options.access_log.unwrap_or_default(), ratio, devices);
+    // The tracer first: what it decides of a request is in the line of the access log.
+    let watchers: [Arc<dyn Watcher>; 2] = [Arc::new(tracer.clone()), Arc::new(access)];
+    Watchers(Arc::new(watchers))
+}
+
 /// Serves health, models and metrics over HTTP.
 ///
 /// On a thread with a runtime of its own: whoever looks is answered while every thread that serves is busy.
 fn start_http(
     address: TcpListener,
     sources: Sources,
-    runtime: String,
+    (runtime, debug): (String, bool),
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     info!("health on http://{}/health/ready", address.local_addr()?);
     let (table, pool) = (Arc::clone(&sources.table), sources.pool.clone());
     let metrics = Metrics::start(sources, runtime)?;
-    let admin = admin::Admin { table, pool, metrics: metrics.clone() };
+    let admin = admin::Admin { table, pool, metrics: metrics.clone(), debug };
     let address = address.into_std()?;
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = async move {

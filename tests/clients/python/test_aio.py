@@ -87,7 +87,6 @@ class Server(Case):
         unserved = {
             "shared memory": lambda: client.get_system_shared_memory_status(),
             "cuda shared memory": lambda: client.get_cuda_shared_memory_status(),
-            "log settings": lambda: client.get_log_settings(),
         }
         for name, call in unserved.items():
             with self.subTest(name):

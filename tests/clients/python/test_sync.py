@@ -39,7 +39,7 @@ class Server(Case):
         self.assertRegex(told.version, r"^\d+\.\d+\.\d+")
         served = set(told.extensions)
         self.assertLessEqual({"classification", "model_configuration", "model_repository", "sequence", "statistics"}, served)
-        unserved = {"logging", "system_shared_memory", "cuda_shared_memory"}
+        unserved = {"system_shared_memory", "cuda_shared_memory"}
         self.assertEqual(served & unserved, set())
 
     def test_tells_which_models_are_ready(self):
@@ -70,8 +70,6 @@ class Server(Case):
             "cuda status": lambda: client.get_cuda_shared_memory_status(),
             "cuda register": lambda: client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 64),
             "cuda unregister": lambda: client.unregister_cuda_shared_memory(),
-            "log settings": lambda: client.get_log_settings(),
-            "log settings update": lambda: client.update_log_settings({"log_info": True}),
         }
         for name, call in unserved.items():
             with self.subTest(name), self.refused(UNIMPLEMENTED):

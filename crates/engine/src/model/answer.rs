@@ -1,6 +1,6 @@
 //! A request's way through a version: check, queue, wait, name the outputs; and what is counted of it.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -75,16 +75,17 @@ impl LiveVersion {
     ///
     /// # Errors
     /// As [`LiveVersion::infer`].
-    pub async fn infer_seen(&self, request: Request, run: &mut Option<Run>) -> Result<Vec<NamedOutput>> {
+    pub async fn infer_seen(&self, mut request: Request, run: &mut Option<Run>) -> Result<Vec<NamedOutput>> {
         if self.generator.is_some() {
             return self.collected(request).await;
         }
+        let (id, trace) = (mem::take(&mut request.id), request.trace);
         let counted = Counted::new(self.stats(), &request);
         let mut rows = 0;
         let outcome = self.answer(request, run, &mut rows).await;
         counted.end(&outcome, rows);
         if let Err(error) = &outcome {
-            self.failures.note(self.version, error);
+            self.failures.note(&self.executable, (&id, trace), error);
         }
         outcome
     }
@@ -148,6 +149,7 @@ impl LiveVersion {
             priority: request.priority,
             timeout: Some(request.timeout).filter(|timeout| !timeout.is_zero()),
             max_steps: request.max_steps,
+            id: request.id,
             trace: request.trace,
             came,
         };

@@ -5,10 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sconce_repository::Version;
 use tracing::warn;
 
-use crate::Error;
+use crate::{Error, executable::Executable, observe::TraceContext};
 
 /// Between two lines of the log on failures of one version.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +21,7 @@ pub(crate) struct FailureLog {
 
 impl FailureLog {
     /// Logs what is the model's fault or ours.
-    pub(crate) fn note(&self, version: Version, error: &Error) {
+    pub(crate) fn note(&self, of: &Executable, request: (&str, Option<TraceContext>), error: &Error) {
         if !matches!(error, Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. }) {
             return;
         }
@@ -35,6 +34,9 @@ impl FailureLog {
         let unwritten = std::mem::take(&mut state.1);
         state.0 = Some(now);
         drop(state);
-        warn!(%version, unwritten, "{error}");
+        let (id, trace) = request;
+        let id = (!id.is_empty()).then_some(id);
+        let trace_id = trace.map(|trace| format!("{:032x}", trace.trace_id));
+        warn!(model = %of.name, version = %of.version, id, trace_id, unwritten, "{error}");
     }
 }

@@ -10,10 +10,7 @@ use std::{
 use tracing::error;
 
 use super::{Job, Shared, lock, worker::Current};
-use crate::{
-    scheduler::{Hang, Scheduler, Substitute},
-    text::quote,
-};
+use crate::scheduler::{Hang, Scheduler, Substitute};
 
 /// How often runs are looked at that may not end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -79,7 +76,7 @@ impl Shared {
                 continue;
             };
             let seconds = self.settings.hung_after.as_secs();
-            let (model, version) = (quote(&executable.name), executable.version);
+            let (model, version) = (&executable.name, executable.version);
             error!(%model, %version, worker = name,
                 "a run has not ended after {seconds} s; its thread cannot be stopped");
             // Nobody behind it is to wait for it.

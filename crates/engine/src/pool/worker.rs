@@ -12,7 +12,7 @@ use std::{
 };
 
 use sconce_repository::Version;
-use tracing::{error, trace};
+use tracing::{error, field::display, trace};
 
 use super::{Executable, Job, Shared, lock};
 use crate::{
@@ -21,7 +21,6 @@ use crate::{
     reply::{Done, Unanswered},
     scheduler::{Dispatch, ModelKey, Work, WorkerIndex},
     stats::nanos,
-    text::quote,
 };
 
 /// What others see of a worker.
@@ -184,15 +183,18 @@ impl Shared {
         // A runner that panicked may be in any state and is not used again; the worker goes on, and
         // whoever waited for the run learns from its dropped reply.
         let run = AssertUnwindSafe(|| self.run(dispatch, started, context, failed));
-        if catch_unwind(run).is_err() {
-            error!("a run panicked; its callers got INTERNAL");
-            failed.store(true, Ordering::Relaxed);
-        }
+        let panicked = catch_unwind(run).is_err();
         let slot = &self.slots[worker];
         slot.runs.fetch_add(1, Ordering::Relaxed);
         let ended = lock(&slot.current).take();
+        if panicked {
+            let of = ended.as_ref().map(|current| &current.executable);
+            let (model, version) = (of.map(|of| display(&of.name)), of.map(|of| display(of.version)));
+            error!(model, version, "a run panicked; its callers got INTERNAL");
+            failed.store(true, Ordering::Relaxed);
+        }
         if let Some(Current { executable, hung: true, since, .. }) = ended {
-            error!(model = %quote(&executable.name), version = %executable.version,
+            error!(model = %executable.name, version = %executable.version,
                 "a run that was not expected to end has ended after {} s", since.elapsed().as_secs());
         }
         let took = started.elapsed();
@@ -222,7 +224,7 @@ impl Shared {
                 batch::gather(&calls, &rows, total, &mut |bytes| context.host_buffer(bytes))
             }
         };
-        trace!(model = %quote(&executable.name), worker, requests = batch.len(), rows = total, threads, "runs");
+        trace!(model = %executable.name, worker, requests = batch.len(), rows = total, threads, "runs");
         let jobs = Unanswered::new(batch);
         *lock(&self.slots[worker].current) = Some(Current {
             executable: Arc::clone(&executable),
@@ -237,7 +239,7 @@ impl Shared {
         let lent = match executable.lend(device) {
             Some(Ok(lent)) => lent,
             Some(Err(error)) => {
-                error!(model = %quote(&executable.name), "no runner could be made: {error}");
+                error!(model = %executable.name, "no runner could be made: {error}");
                 return;
             }
             None => return,

@@ -50,7 +50,7 @@ impl<L: Clone> Model<L> {
                 }
                 Order::Unload { version } => version,
             };
-            info!(model = %quote(&self.name), version = version.map(tracing::field::display), "unloaded by request");
+            info!(model = %self.name, version = version.map(tracing::field::display), "unloaded by request");
             let gone: Vec<Version> = self
                 .serving
                 .keys()
@@ -195,7 +195,7 @@ impl<L: Clone> Model<L> {
             (Some(_), None) | (None, Some(_)) => false,
         };
         if !same {
-            info!(model = %quote(&self.name), "its directory has changed and counts again, not what was asked for before");
+            info!(model = %self.name, "its directory has changed and counts again, not what was asked for before");
             self.wish = Wish::none(true);
         }
     }
@@ -207,12 +207,12 @@ impl<L: Clone> Model<L> {
         if new.settling || says == self.said {
             return;
         }
-        let model = quote(&self.name);
+        let model = &self.name;
         match &says {
-            Ok(notes) => notes.iter().for_each(|note| info!(model, "{note}")),
-            Err(error) if self.serving.is_empty() => warn!(model, "not served: {error}"),
+            Ok(notes) => notes.iter().for_each(|note| info!(%model, "{note}")),
+            Err(error) if self.serving.is_empty() => warn!(%model, "not served: {error}"),
             Err(error) => {
-                warn!(model, "its new configuration is not taken, it serves by the earlier one: {error}");
+                warn!(%model, "its new configuration is not taken, it serves by the earlier one: {error}");
             }
         }
         self.said = says;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::LoadError, binding::Binding, examples::Example, model::LiveVersion, observe::LoadRun,
-    stats::LoadOutcome, table::Step, text::quote, warm::warm,
+    stats::LoadOutcome, table::Step, warm::warm,
 };
 
 type Live = Arc<LiveVersion>;
@@ -242,7 +242,7 @@ impl Loader {
 
 fn say_loaded(task: &Task<Live>, step: &TaskStep<Live>, took: &Steps, digest: Digest, warm_runs: usize) {
     info!(
-        model = %quote(&task.model),
+        model = %task.model,
         version = %step.version,
         took_ms = u64::try_from(took.all().as_millis()).unwrap_or(u64::MAX),
         verify_ms = took.millis(Step::Verify),

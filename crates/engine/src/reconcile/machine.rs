@@ -146,7 +146,7 @@ impl<L: Clone> Machine<L> {
         for name in names {
             let Some(model) = self.models.get_mut(&name) else { continue };
             if is_due(model.waits_until()) {
-                warn!(model = %quote(&name), "its memory is not free in time: a run of it does not end; going on");
+                warn!(model = %name, "its memory is not free in time: a run of it does not end; going on");
                 model.work = Work::Nothing;
                 self.answers.extend(model.answer_unload(false));
                 self.advance(&name, at);
@@ -175,7 +175,7 @@ impl<L: Clone> Machine<L> {
             model.settling = None;
             model.absent.clear();
             if at.now >= since + if root { self.root_grace } else { REMOVAL_GRACE } {
-                info!(model = %quote(&name), "it is not in the repository any more");
+                info!(model = %name, "it is not in the repository any more");
                 (model.disk, model.gone) = (None, None);
                 self.disk_changed(&name, at);
             } else {
@@ -274,7 +274,7 @@ impl<L: Clone> Machine<L> {
                 .or_insert_with_key(|name| Model::new(name, false, false));
             model.named = true;
             if model.disk.is_none() {
-                warn!(model = %quote(&name), "it is to be loaded at start, but it is not in the model repository; it is waited for");
+                warn!(model = %name, "it is to be loaded at start, but it is not in the model repository; it is waited for");
             }
             model.wish.policy = true;
             model.taken.clone_from(&model.disk);
@@ -436,7 +436,7 @@ impl<L: Clone> Machine<L> {
         for (version, live) in retired {
             let replaced = self.models.get(model).is_some_and(|model| model.serving.contains_key(&version));
             if !replaced {
-                info!(model = %quote(model), %version, "out of service");
+                info!(model = %model, %version, "out of service");
             }
             self.retired.push(Action::Retire { model: Arc::clone(model), version, live });
         }

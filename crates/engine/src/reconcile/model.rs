@@ -17,7 +17,7 @@ use super::{
     plan::{self, Known, NotPassed, Outcome, Plan, Task, TaskId, TaskStep, What},
 };
 use crate::table::{Failure, Step};
-use crate::text::{line, quote};
+use crate::text::line;
 
 /// Between the first two attempts at one content; twice as long after each.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -325,7 +325,7 @@ impl<L: Clone> Model<L> {
             Outcome::Loaded(live, digest) => (live, digest),
             Outcome::Rebound(live) => {
                 let Some(digest) = self.serving.get(&version).map(|serving| serving.digest) else { return };
-                info!(model = %quote(&self.name), %version, "its configuration has changed, and holds without loading it again");
+                info!(model = %self.name, %version, "its configuration has changed, and holds without loading it again");
                 (live, digest)
             }
             Outcome::Same(digest) => return self.found_same(version, files, digest),
@@ -433,13 +433,13 @@ impl<L: Clone> Model<L> {
         if *step == Step::Copy && attempts != WARN_INCOMPLETE {
             let seen = self.failed.get(&version).is_some_and(|failed| failed.shown.step == Step::Copy);
             if !seen {
-                info!(model = %quote(model), %version, "waiting for it to be complete{serves}: {reason}");
+                info!(model = %model, %version, "waiting for it to be complete{serves}: {reason}");
             }
             return;
         }
         self.news.push(*step);
         let again_s = next.map(|delay| delay.as_secs());
-        warn!(model = %quote(model), %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
+        warn!(model = %model, %version, step = step.name(), attempts, again_s, "not served{serves}: {reason}");
     }
 
     /// When something that failed is to be tried again.

@@ -293,7 +293,7 @@ pub(super) fn one_of(names: &[&str]) -> String {
 }
 
 /// The known name that is a typing error away, if one is.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     // A third of the letters may be wrong; a name that needs more than that was meant otherwise.
     let allowed = (name.chars().count() / 3).clamp(1, 3);
     let close = known.iter().map(|candidate| (distance(name, candidate), *candidate));

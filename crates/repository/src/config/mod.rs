@@ -46,6 +46,7 @@ pub use difference::Difference;
 use error::Fault;
 pub use error::{ConfigError, Place};
 pub(crate) use files::{read as read_text, recording};
+pub use hint::nearest;
 pub use padding::{Filler, Padding};
 use raw::RawConfig;
 pub use scheduling::{Batching, OnTimeout, QueuePolicy, Queueing};

@@ -142,7 +142,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn uri(address: &str) -> anyhow::Result<Uri> {
+pub(super) fn uri(address: &str) -> anyhow::Result<Uri> {
     let shown = quoted(address.as_bytes());
     if address.starts_with("https://") {
         bail!("address {shown} asks for TLS, which this client does not speak");

@@ -1,4 +1,5 @@
-//! `sconce infer`: asks a running server for one inference, from a terminal.
+//! What asks a running server from a terminal: `sconce infer` for one inference, `sconce models` for what
+//! its models are doing.
 //!
 //! The parts, in reading order:
 //! - `connection`: one deadline for everything, and errors as one sentence
@@ -10,18 +11,22 @@
 //! - `report`: the answer for people, with `print` and `classes`, or for machines
 //! - `stream`: answers as they come
 //! - `text`: what others wrote, made harmless
+//! - `models`: `sconce models`, with `http` for the question and `overview` for people
 //!
-//! It knows the protocol only, nothing of this server's inside, so it works with every server that
-//! speaks the Open Inference Protocol.
+//! `sconce infer` knows the protocol only, nothing of this server's inside, so it works with every server
+//! that speaks the Open Inference Protocol.
 
 mod answer;
 mod array;
 mod classes;
 mod connection;
+mod http;
 mod input;
 mod json;
 mod model;
+mod models;
 mod npy;
+mod overview;
 mod parameter;
 mod picture;
 mod print;
@@ -44,6 +49,8 @@ use sconce_proto::inference::{
 use connection::{Connection, duration};
 use model::Model;
 use report::Report;
+
+pub(crate) use models::{ModelsArgs, models};
 
 /// Send one inference request to a running server and print the answer.
 ///

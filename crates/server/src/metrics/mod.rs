@@ -24,7 +24,7 @@ pub(crate) use rpcs::{Counting, Method, Rpcs, code_name};
 use sconce_engine::{pool::Pool, table::Table};
 use text::Text;
 
-use crate::{status::Codes, trace::Tracer, wire::Limits};
+use crate::{logging::Logs, status::Codes, trace::Tracer, wire::Limits};
 
 /// Between two times that what was recorded is summed up: until then it takes memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ pub(crate) struct Sources {
     pub(crate) pool: Pool,
     pub(crate) rpcs: Arc<Rpcs>,
     pub(crate) limits: Limits,
+    pub(crate) logs: Logs,
     pub(crate) codes: Codes,
     pub(crate) tracer: Tracer,
     /// Under Triton's names too.

@@ -29,6 +29,9 @@ pub(super) fn write(text: &mut Text, sources: &Sources) {
         text.family(name, "gauge", help);
         text.sample(name, &[], value);
     }
+    let name = "sconce_log_lines_dropped_total";
+    text.family(name, "counter", "Lines of the log that are lost because nobody read them in time");
+    text.sample(name, &[], sources.logs.lost());
     devices(text, sources);
     let (exported, dropped) = sources.tracer.counts();
     let name = "sconce_trace_spans_exported_total";

@@ -1,0 +1,233 @@
+//! Logs: text for people, JSON for machines, on standard error.
+//!
+//! In reading order: `line` (what a line looks like), `sink` (where it goes), `levels` (which are written),
+//! `settings` (what is changed while the server runs). Everything that is written passes `line`, so that no
+//! text of a client can end a line or begin another.
+
+mod levels;
+mod line;
+mod settings;
+mod sink;
+
+use std::{
+    fmt,
+    io::IsTerminal,
+    panic::PanicHookInfo,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Deserialize;
+use tracing::{
+    Event, Level, Subscriber, error,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt},
+    reload,
+};
+
+use levels::Levels;
+use line::Style;
+use settings::{Format, Settings};
+use sink::Sink;
+
+pub(crate) use line::{Line, Value};
+pub(crate) use sink::Kind;
+
+/// At the end, how long what was written may take to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The log of the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Logs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    writer: Writer,
+    levels: reload::Handle<Levels, Registry>,
+    settings: Mutex<Settings>,
+    started_as: LogFormat,
+}
+
+/// Makes lines, in the format of the moment.
+#[derive(Clone, Debug)]
+struct Writer {
+    sink: Sink,
+    json: Arc<AtomicBool>,
+    colours: bool,
+}
+
+impl Logs {
+    /// Starts logging, for the whole process.
+    ///
+    /// # Errors
+    /// The level is none, or there can be no thread.
+    pub(crate) fn start(format: LogFormat, level: &str) -> anyhow::Result<Self> {
+        let levels = Levels::parse(level).with_context(|| {
+            format!(
+                "--log-level {level:?} is not valid: error, warn, info, debug, trace, or a filter such as \
+                 info,sconce_engine=debug is expected"
+            )
+        })?;
+        let settings = Settings { switches: levels.switches(), format: Format::Default };
+        let json = Arc::new(AtomicBool::new(format == LogFormat::Json));
+        let colours = std::io::stderr().is_terminal();
+        let style = Arc::clone(&json);
+        let sink = Sink::start(
+            std::io::stderr(),
+            Box::new(move |lost| {
+                let mut line = Line::new(style_of(&style, colours));
+                line.message(format_args!("lines of the log are lost, because nobody took them in time"));
+                line.field("lines", Value::Unsigned(lost));
+                line.finish(SystemTime::now(), Level::WARN, module_path!())
+            }),
+        )
+        .context("the thread that writes the log could not be started")?;
+        let writer = Writer { sink, json, colours };
+        let (filter, handle) = reload::Layer::new(levels);
+        let subscriber = Registry::default().with(Events(writer.clone()).with_filter(filter));
+        tracing::subscriber::set_global_default(subscriber).context("the log has been started before")?;
+        std::panic::set_hook(Box::new(panicked));
+        let settings = Mutex::new(settings);
+        Ok(Self(Arc::new(Inner { writer, levels: handle, settings, started_as: format })))
+    }
+
+    /// Writes a line whatever the levels are.
+    pub(crate) fn write(&self, kind: Kind, level: Level, target: &str, put: impl FnOnce(&mut Line)) {
+        let mut line = self.0.writer.line();
+        put(&mut line);
+        self.0.writer.sink.push(kind, &line.finish(SystemTime::now(), level, target));
+    }
+
+    /// How many lines have been lost because nobody read them in time.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.writer.sink.lost()
+    }
+
+    /// Waits until everything has been written, if somebody reads it.
+    pub(crate) fn flush(&self) {
+        self.0.writer.sink.flush(LAST_LINES);
+    }
+
+    /// Changes the settings, and returns what holds then.
+    fn change(&self, change: impl FnOnce(Settings) -> Settings) -> Settings {
+        let Inner { writer, levels, settings, started_as } = &*self.0;
+        let mut settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = change(*settings);
+        if new == *settings {
+            return new;
+        }
+        // Told even where nothing else is from now on.
+        self.write(Kind::Event, Level::INFO, module_path!(), |line| {
+            line.message(format_args!("the log is changed by request: {new}"));
+        });
+        if new.switches != settings.switches {
+            // Fails only where the subscriber is gone, with which nothing would be written anyway.
+            let _ = levels.reload(Levels::Switches(new.switches));
+        }
+        let json = match new.format {
+            Format::Default => *started_as == LogFormat::Json,
+            Format::Iso8601 | Format::Text => false,
+            Format::Json => true,
+        };
+        writer.json.store(json, Ordering::Relaxed);
+        *settings = new;
+        new
+    }
+}
+
+impl Writer {
+    fn line(&self) -> Line {
+        Line::new(style_of(&self.json, self.colours))
+    }
+}
+
+fn style_of(json: &AtomicBool, colours: bool) -> Style {
+    if json.load(Ordering::Relaxed) { Style::Json } else { Style::Text { colours } }
+}
+
+/// Makes a line of each event.
+struct Events(Writer);
+
+impl<S: Subscriber> Layer<S> for Events {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut line = self.0.line();
+        event.record(&mut Fields(&mut line));
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        self.0.sink.push(Kind::Event, &line.finish(SystemTime::now(), level, target));
+    }
+}
+
+/// Puts the fields of an event into a line.
+struct Fields<'a>(&'a mut Line);
+
+impl Fields<'_> {
+    fn put(&mut self, field: &Field, value: Value<'_>) {
+        self.0.field(field.name(), value);
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0.message(format_args!("{value:?}"));
+        } else {
+            self.put(field, Value::Shown(format_args!("{value:?}")));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.0.message(format_args!("{value}"));
+        } else {
+            self.put(field, Value::Text(value));
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, Value::Unsigned(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, Value::Signed(value));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, Value::Float(value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, Value::Bool(value));
+    }
+}
+
+/// A panic is an event as any other, and one line.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| Some(payload.downcast_ref::<String>()?));
+    let text = text.unwrap_or("without a message");
+    let place = panic.location().map(tracing::field::display);
+    let backtrace = std::backtrace::Backtrace::capture();
+    let has_backtrace = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let backtrace = has_backtrace.then(|| tracing::field::display(&backtrace));
+    let current = std::thread::current();
+    error!(place, thread = current.name(), backtrace, "a thread panicked: {text}");
+}
