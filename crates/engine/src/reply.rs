@@ -19,6 +19,7 @@ use crate::{
     job::Job,
     ordering::Ticket,
     pool::Shared,
+    ragged,
     scheduler::{InFlight, ModelKey, Work},
     sequence::{Rows, Turn},
     text::quote,
@@ -170,7 +171,12 @@ impl Done {
             answer_all(jobs.into_iter().zip([output]), took);
             return;
         }
-        match batch::scatter(&output, &rows, self.total) {
+        let shares: Vec<_> = jobs.iter().filter_map(|job| job.call.shares.as_deref()).collect();
+        let parts = match &shares[..] {
+            [] => batch::scatter(&output, &rows, self.total),
+            shares => ragged::scatter(&output, shares, &rows, self.total),
+        };
+        match parts {
             Ok(parts) => {
                 answer_all(jobs.into_iter().zip(parts), took);
             }
