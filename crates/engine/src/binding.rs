@@ -148,7 +148,8 @@ impl Binding {
         let sequence = match &config.sequences {
             None => None,
             Some(sequences) => {
-                let kept = outputs.slots.split_off(config.outputs.len());
+                let listed = !whole.outputs.is_empty();
+                let kept = if listed { outputs.slots.split_off(config.outputs.len()) } else { Vec::new() };
                 let batched = config.max_batch_size > 0;
                 Some(sequence::Plan::new(sequences, own, &kept, &schema.returns, batched)?)
             }
