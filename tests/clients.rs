@@ -117,6 +117,27 @@ fn python_tritonclient_changes_what_is_logged() {
     passes(&samples(), tests.env("SCONCE_LOGGING", "1"));
 }
 
+/// The elements without the sum of their request, that sum, and of how many requests the batch is.
+const RAGGED: &str = "\
+def forward(self, INPUT, INDEX):
+    ends = INDEX.long()
+    counts = torch.diff(ends, prepend=torch.zeros_like(ends[:1]))
+    owner = torch.repeat_interleave(torch.arange(ends.size(0)), counts)
+    sums = torch.zeros([ends.size(0)]).index_add(0, owner, INPUT)
+    return INPUT - sums[owner], sums.unsqueeze(1), torch.full([ends.size(0), 1], float(ends.size(0)))
+";
+
+#[test]
+fn python_tritonclient_sends_ragged_batches() {
+    let repo = Repo::new();
+    repo.identity("models/echo/1/model.pt");
+    repo.script("ragged/1/model.pt", RAGGED, &[]);
+    let server = Server::start(&repo.path().join("models"));
+    let mut tests = python();
+    tests.args(["-m", "unittest", "discover", "-s", "tests/clients/python", "-p", "test_ragged.py"]);
+    passes(&server, tests.env("SCONCE_RAGGED", repo.path().join("ragged/1/model.pt")));
+}
+
 #[test]
 fn node_grpc_js_gets_right_answers() {
     if let Ok(reason) = env::var("SCONCE_SKIP_NODE") {

@@ -6,6 +6,7 @@ mod faults;
 mod names;
 mod outputs;
 mod padding;
+mod ragged;
 mod running;
 mod shapes;
 mod stateful;

@@ -217,6 +217,7 @@ fn the_table_of_fields_is_that_of_the_schema() {
     add("", &schema);
     for (prefix, of) in [
         ("inputs[].", "Input"),
+        ("batch_inputs[].", "BatchInput"),
         ("outputs[].", "Output"),
         ("instances[].", "InstanceGroup"),
         ("batching.", "BatchingFields"),

@@ -18,10 +18,8 @@ use crate::harness::root;
 /// Prometheus makes it itself of each server that it scrapes.
 const UP: &str = "up";
 /// Only where there are GPUs, or where traces are sent to a collector.
-pub(super) const ELSEWHERE: [&str; 2] = [
-    "sconce_device_memory_used_bytes",
-    "sconce_device_memory_total_bytes",
-];
+pub(super) const ELSEWHERE: [&str; 2] =
+    ["sconce_device_memory_used_bytes", "sconce_device_memory_total_bytes"];
 /// Labels that Prometheus adds to everything that it scrapes.
 const ADDED: [&str; 2] = ["job", "instance"];
 

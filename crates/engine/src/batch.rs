@@ -1,6 +1,6 @@
 //! Several calls as one: which may be joined, and how their arguments and answers are.
 //!
-//! Calls may run together when every dimension but the first and those that are filled up agrees, the same
+//! Calls may run together when every dimension but the first and those of what is filled up or ragged agrees, the same
 //! optional arguments are there, and scalars are equal. Each tensor is copied once, into its place in the
 //! batch; the parts of an answer are views. Tensors that stay on their device are joined there, by the backend,
 //! and what stays of an answer is copied there for each.
@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     backend::HostBuffer,
-    padding,
+    padding::{self, Joining},
+    ragged,
     text::shape_text,
     value::{Arg, Call, Output, Tensor, Value, element_count, strings},
 };
@@ -73,17 +74,19 @@ fn hash_tensor(tensor: &Tensor, rows: usize, hasher: &mut DefaultHasher, bytes: 
     match &tensor.value {
         Value::Host(data) => *bytes += data.len(),
         // It is where it is needed, and may be joined with what comes from a request.
-        Value::Device(_) if tensor.padding.is_none() => {}
+        Value::Device(_) if tensor.joining.is_none() => {}
         Value::Device(_) | Value::Joined(_) => return false,
     }
     tensor.data_type.hash(hasher);
     let Some((first, rest)) = tensor.shape.split_first() else { return false };
-    match &tensor.padding {
+    match tensor.joining.as_deref() {
         None => rest.hash(hasher),
-        Some(rule) => {
+        Some(Joining::Pad(rule)) => {
             rest.len().hash(hasher);
             rule.fixed(&tensor.shape).for_each(|dim| dim.hash(hasher));
         }
+        // It does not go by rows.
+        Some(Joining::Ragged | Joining::Made(_)) => return true,
     }
     usize::try_from(*first).is_ok_and(|first| first == rows)
 }
@@ -117,10 +120,11 @@ pub(crate) fn alike(one: &Call, other: &Call) -> bool {
 fn alike_tensors(one: &Tensor, other: &Tensor) -> bool {
     one.data_type == other.data_type
         && one.shape.len() == other.shape.len()
-        && one.padding == other.padding
-        && match &one.padding {
+        && one.joining == other.joining
+        && match one.joining.as_deref() {
             None => one.shape.iter().skip(1).eq(other.shape.iter().skip(1)),
-            Some(rule) => rule.fixed(&one.shape).eq(rule.fixed(&other.shape)),
+            Some(Joining::Pad(rule)) => rule.fixed(&one.shape).eq(rule.fixed(&other.shape)),
+            Some(Joining::Ragged | Joining::Made(_)) => true,
         }
 }
 
@@ -230,7 +234,7 @@ pub(crate) fn gather(calls: &[&Call], rows: &[usize], total: usize, lend: &mut L
             }
         }
     });
-    Call { arguments: arguments.collect(), keep: calls[0].keep.clone() }
+    Call { arguments: arguments.collect(), keep: calls[0].keep.clone(), shares: None }
 }
 
 fn tensor_of(argument: &Arg) -> Option<&Tensor> {
@@ -255,8 +259,11 @@ fn join<'a>(
     total: usize,
     lend: &mut Lend<'_>,
 ) -> Tensor {
-    if let Some(rule) = &first.padding {
-        return padding::join(rule, first, tensors, total, lend);
+    match first.joining.as_deref() {
+        None => {}
+        Some(Joining::Pad(rule)) => return padding::join(rule, first, tensors, total, lend),
+        Some(Joining::Ragged) => return ragged::join(first, tensors, lend),
+        Some(Joining::Made(kind)) => return ragged::join_made(*kind, first, tensors),
     }
     if tensors.clone().any(|tensor| !matches!(tensor.value, Value::Host(_))) {
         return join_there(first, tensors, total);
@@ -289,7 +296,7 @@ fn join_there<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor>, tot
         parts.push(Tensor::host(first.data_type, shape, Bytes::from(vec![0; bytes])));
     }
     let (data_type, shape) = (first.data_type, of_rows(total));
-    Tensor { data_type, shape, value: Value::Joined(parts), padding: None }
+    Tensor { data_type, shape, value: Value::Joined(parts), joining: None }
 }
 
 /// The parts of a batch's answer, one for each number of rows; rows beyond them are dropped.
@@ -297,25 +304,43 @@ fn join_there<'a>(first: &Tensor, tensors: impl Iterator<Item = &'a Tensor>, tot
 /// # Errors
 /// One sentence, where the answer does not have as many rows as the batch.
 pub(crate) fn scatter(output: &Output, rows: &[usize], total: usize) -> Result<Vec<Output>, String> {
-    let part = |output: &Output| scatter(output, rows, total);
     match output {
         Output::Tensor(tensor) => slices(tensor, rows, total),
         Output::Strings(tensor) => split_strings(tensor, rows, total),
-        Output::List(elements) => {
-            Ok(transpose(elements.iter().map(part), rows.len())?.into_iter().map(Output::List).collect())
-        }
-        Output::Tuple(elements) => {
-            let parts = transpose(elements.iter().map(|(_, element)| part(element)), rows.len())?;
-            let names = || elements.iter().map(|(name, _)| name.clone());
-            Ok(parts.into_iter().map(|part| Output::Tuple(names().zip(part).collect())).collect())
-        }
-        Output::Dict(entries) => {
-            let parts = transpose(entries.iter().map(|(_, element)| part(element)), rows.len())?;
-            let keys = || entries.iter().map(|(key, _)| key.clone());
-            Ok(parts.into_iter().map(|part| Output::Dict(keys().zip(part).collect())).collect())
+        Output::List(_) | Output::Tuple(_) | Output::Dict(_) => {
+            divide(output, rows.len(), |_, _, output| scatter(output, rows, total))
         }
         // It is refused for each request as it would be if the request ran alone.
         Output::Other(kind) => Ok(rows.iter().map(|_| Output::Other(kind.clone())).collect()),
+    }
+}
+
+/// A collection for each of so many, of the parts of its elements; an element is told with its name and its
+/// place, as far as it has them. What is no collection has no parts.
+pub(crate) fn divide(
+    output: &Output,
+    count: usize,
+    part: impl Fn(Option<&str>, Option<usize>, &Output) -> Result<Vec<Output>, String>,
+) -> Result<Vec<Output>, String> {
+    match output {
+        Output::List(elements) => {
+            let parts = elements.iter().enumerate().map(|(index, element)| part(None, Some(index), element));
+            Ok(transpose(parts, count)?.into_iter().map(Output::List).collect())
+        }
+        Output::Tuple(elements) => {
+            let parts = elements.iter().enumerate();
+            let parts = parts.map(|(index, (name, element))| part(name.as_deref(), Some(index), element));
+            let names = || elements.iter().map(|(name, _)| name.clone());
+            let parts = transpose(parts, count)?;
+            Ok(parts.into_iter().map(|part| Output::Tuple(names().zip(part).collect())).collect())
+        }
+        Output::Dict(entries) => {
+            let parts = entries.iter().map(|(key, element)| part(Some(key), None, element));
+            let keys = || entries.iter().map(|(key, _)| key.clone());
+            let parts = transpose(parts, count)?;
+            Ok(parts.into_iter().map(|part| Output::Dict(keys().zip(part).collect())).collect())
+        }
+        Output::Tensor(_) | Output::Strings(_) | Output::Other(_) => Err("no collection".to_owned()),
     }
 }
 
@@ -355,7 +380,7 @@ fn slices(tensor: &Tensor, rows: &[usize], total: usize) -> Result<Vec<Output>, 
     let of_rows = |(value, &rows): (Value, &usize)| {
         let mut shape = tensor.shape.clone();
         shape[0] = i64::try_from(rows).unwrap_or(i64::MAX);
-        Output::Tensor(Tensor { data_type: tensor.data_type, shape, value, padding: None })
+        Output::Tensor(Tensor { data_type: tensor.data_type, shape, value, joining: None })
     };
     Ok(values.into_iter().zip(rows).map(of_rows).collect())
 }

@@ -97,7 +97,7 @@ fn call(rows: usize, row: &[i64], seed: u8) -> Call {
             Arg::Str(Bytes::from_static(b"mode")),
             Arg::Default,
         ],
-        keep: None,
+        ..Call::default()
     }
 }
 
@@ -170,7 +170,7 @@ proptest! {
             let state = tensor(*rows, &row, seed as u8 + 1);
             let state = if *on_device { there(state) } else { state };
             let input = Arg::Tensor(tensor(*rows, &[2], seed as u8));
-            Call { arguments: vec![input, Arg::Tensor(state)], keep: Some([Kept::Index(1)].into()) }
+            Call { arguments: vec![input, Arg::Tensor(state)], keep: Some([Kept::Index(1)].into()), shares: None }
         };
         let calls: Vec<Call> = states.iter().enumerate().map(kept).collect();
         let rows: Vec<usize> = states.iter().map(|(rows, _)| *rows).collect();
@@ -231,13 +231,13 @@ fn who_has_all_rows_has_the_tensor_itself() {
 
 #[test]
 fn what_is_on_a_device_counts_no_bytes_and_must_have_the_rows() {
-    let state = |rows| Call { arguments: vec![Arg::Tensor(there(tensor(rows, &[3], 1)))], keep: None };
+    let state = |rows| Call { arguments: vec![Arg::Tensor(there(tensor(rows, &[3], 1)))], ..Call::default() };
     let two = traits(&state(2), Some(2));
     assert_eq!((two.bytes, two.rows), (0, 2));
     assert!(two.key.is_some());
     assert_eq!(traits(&state(1), Some(2)).key, None);
     let joined = Tensor { value: Value::Joined(vec![tensor(2, &[3], 1)]), ..tensor(2, &[3], 1) };
-    let joined = Call { arguments: vec![Arg::Tensor(joined)], keep: None };
+    let joined = Call { arguments: vec![Arg::Tensor(joined)], ..Call::default() };
     assert_eq!(traits(&joined, Some(2)).key, None, "it has been a batch already");
 }
 

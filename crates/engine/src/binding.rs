@@ -15,6 +15,7 @@ use crate::{
     generate,
     outputs::{self, OutputPlan},
     padding::{self, SlotPadding},
+    ragged,
     schema::{Argument, ArgumentKind, Schema},
     sequence,
 };
@@ -37,6 +38,8 @@ pub struct Binding {
     pub(crate) sequence: Option<sequence::Plan>,
     /// How answers are made step by step.
     pub(crate) generate: Option<generate::Plan>,
+    /// What goes by requests and not by rows.
+    pub(crate) ragged: Option<ragged::Plan>,
 }
 
 /// One name that a request may use for an input.
@@ -138,11 +141,15 @@ impl Binding {
         let mut inputs =
             if whole.inputs.is_empty() { from_schema(schema) } else { from_config(&whole, schema)? };
         let mut outputs = outputs::plan(&whole, &schema.returns)?;
+        // Without a list of inputs nothing is added to them.
+        let mut made =
+            if whole.inputs.is_empty() { Vec::new() } else { inputs.split_off(config.inputs.len()) };
+        let own = made.split_off(config.batch_inputs.len().min(made.len()));
         let sequence = match &config.sequences {
             None => None,
             Some(sequences) => {
-                let own = inputs.split_off(config.inputs.len());
-                let kept = outputs.slots.split_off(config.outputs.len());
+                let listed = !whole.outputs.is_empty();
+                let kept = if listed { outputs.slots.split_off(config.outputs.len()) } else { Vec::new() };
                 let batched = config.max_batch_size > 0;
                 Some(sequence::Plan::new(sequences, own, &kept, &schema.returns, batched)?)
             }
@@ -155,6 +162,7 @@ impl Binding {
             }
             (None, _) | (_, None) => None,
         };
+        let ragged = ragged::Plan::new(config, schema, &inputs, made, &mut outputs)?;
         Ok(Self {
             model: config.name.as_str().into(),
             max_batch_size: config.max_batch_size,
@@ -164,6 +172,7 @@ impl Binding {
             outputs,
             sequence,
             generate,
+            ragged,
         })
     }
 
@@ -178,6 +187,7 @@ impl Binding {
             outputs,
             sequence: None,
             generate: None,
+            ragged: None,
         }
     }
 
@@ -235,13 +245,18 @@ impl Binding {
 
 /// With the inputs and outputs behind the others that are between the server and the model.
 fn with_server_tensors(config: &ModelConfig) -> Cow<'_, ModelConfig> {
-    let Some(sequences) = &config.sequences else {
-        return generate::with_states(config).map_or(Cow::Borrowed(config), Cow::Owned);
-    };
-    let mut whole = config.clone();
-    whole.inputs.extend(sequence::inputs(sequences));
-    whole.outputs.extend(sequence::outputs(sequences));
-    Cow::Owned(whole)
+    let mut whole = generate::with_states(config).map_or(Cow::Borrowed(config), Cow::Owned);
+    if !config.batch_inputs.is_empty() {
+        let made =
+            config.batch_inputs.iter().map(|input| sequence::tensor(&input.name, input.data_type, &[-1]));
+        whole.to_mut().inputs.extend(made);
+    }
+    if let Some(sequences) = &config.sequences {
+        let whole = whole.to_mut();
+        whole.inputs.extend(sequence::inputs(sequences));
+        whole.outputs.extend(sequence::outputs(sequences));
+    }
+    whole
 }
 
 /// The dtype shown for an argument whose dtype nobody has said.

@@ -1,8 +1,12 @@
 //! The naming matrix of Triton's PyTorch backend, and what goes beyond it.
 
+use std::{num::NonZeroU32, time::Duration};
+
+use sconce_repository::{SequenceStrategy, Sequences};
+
 use super::*;
 use crate::{
-    fixtures::{assert_sentence, bind, config, forward, named, optional},
+    fixtures::{assert_sentence, bind, config, forward, named, optional, returning},
     schema::Return,
 };
 use ArgumentKind::{Bool, Dict, Float, Int, Other, Str, Strings, Tensor, Tensors};
@@ -266,4 +270,20 @@ fn metadata_has_the_batch_dimension() {
     };
     assert_eq!(shapes(0), [3, -1]);
     assert_eq!(shapes(8), [-1, 3, -1]);
+}
+
+#[test]
+fn sequences_leave_names_that_no_config_lists_as_they_are() {
+    let sequences = Sequences {
+        strategy: SequenceStrategy::Oldest { max_sequences: NonZeroU32::MIN },
+        idle_timeout: Duration::from_secs(60),
+        max_waiting: 0,
+        controls: Vec::new(),
+        states: Vec::new(),
+    };
+    let config = ModelConfig { sequences: Some(sequences), ..config(0, Vec::new(), Vec::new()) };
+    let returns = Return::Tuple(vec![(None, Return::Tensor)]);
+    let binding = bind(&config, &returning(&[("x", Tensor)], returns));
+    assert_eq!(binding.input_info().into_iter().map(|info| info.name).collect::<Vec<_>>(), ["x"]);
+    assert_eq!(binding.output_info().into_iter().map(|info| info.name).collect::<Vec<_>>(), ["OUTPUT__0"]);
 }

@@ -7,6 +7,7 @@ use crate::{
     DataType, Error, Result,
     binding::{Binding, InputSlot, Place, Spec, fits, takes},
     padding::{self, Lengths},
+    ragged::Shapes,
     schema::ArgumentKind,
     text::{list_text, quote, shape_text},
     value::{Arg, Call, Tensor, Value, strings},
@@ -41,7 +42,7 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
     let mut seen = vec![false; binding.inputs.len()];
     let mut lists: Vec<(usize, usize, Tensor)> = Vec::new();
     let (mut batch, mut lengths) = (None, Lengths::default());
-    let sent = inputs.len();
+    let (sent, mut shapes) = (inputs.len(), Shapes::default());
     // Names that no slot has.
     let mut others: HashSet<String> = HashSet::new();
     for (position, Input { name, mut tensor }) in inputs.into_iter().enumerate() {
@@ -69,7 +70,10 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
         check_tensor(binding, slot, &place, &name, &mut tensor, &mut batch)?;
         if let (Some(index), Some(slot)) = (index, slot) {
             lengths.note(index, slot, &tensor);
-            tensor.padding = slot.padding.as_ref().map(|padding| Arc::clone(&padding.rule));
+            tensor.joining = slot.padding.as_ref().map(|padding| Arc::clone(&padding.rule));
+            if let Some(ragged) = &binding.ragged {
+                ragged.take(index, &mut tensor, &mut shapes);
+            }
         }
         put(binding, place, &name, tensor, &mut arguments, &mut lists)?;
         if slot.is_none() {
@@ -81,9 +85,17 @@ pub fn call(binding: &Binding, inputs: Vec<Input>) -> Result<Checked> {
         let slot = &binding.inputs[index];
         put(binding, slot.place.clone(), &slot.name, tensor, &mut arguments, &mut lists)?;
     }
+    for made in binding.ragged.iter().flat_map(|ragged| ragged.make(&binding.model, &shapes)) {
+        let (place, name, tensor) = made?;
+        put(binding, place.clone(), name, tensor, &mut arguments, &mut lists)?;
+    }
     gather_lists(binding, lists, &mut arguments)?;
     fill_empty_collections(binding, &mut arguments);
-    Ok(Checked { call: Call { arguments, keep: None }, batch, lengths })
+    let mut call = Call { arguments, ..Call::default() };
+    if let Some(ragged) = &binding.ragged {
+        ragged.share(&shapes, &mut call, &mut lengths);
+    }
+    Ok(Checked { call, batch, lengths })
 }
 
 /// Puts a tensor where it belongs.

@@ -37,6 +37,7 @@ pub(crate) fn config(
         name: "m".to_owned(),
         max_batch_size,
         inputs,
+        batch_inputs: Vec::new(),
         outputs,
         version_policy: VersionPolicy::default(),
         instances: Vec::new(),

@@ -7,7 +7,8 @@
 //! - [`backend`]: the boundary with libtorch or any other runtime
 //! - [`binding`]: names on the wire to arguments of `forward`, and its outputs back to names
 //! - [`check`]: one request against one binding
-//! - `batch`: several calls as one; [`padding`]: calls of different lengths
+//! - `batch`: several calls as one; [`padding`]: calls of different lengths; [`ragged`]: calls
+//!   one behind the other
 //! - [`reply`]: where answers go; `ordering`: in which order they leave
 //! - [`examples`]: which shapes a version has served
 //! - [`scheduler`]: which requests run next and where; a pure state machine
@@ -48,6 +49,7 @@ mod ordering;
 mod outputs;
 pub mod padding;
 pub mod pool;
+pub mod ragged;
 pub mod reaper;
 pub mod reconcile;
 pub mod reply;

@@ -40,6 +40,8 @@ pub(crate) struct OutputSlot {
     pub(crate) spec: Option<Spec>,
     /// The slot of the input to whose lengths it is cut back.
     cut_to: Option<usize>,
+    /// Its place among those that are scattered by the shapes of inputs.
+    pub(crate) scattered: Option<usize>,
     /// The dtype to show where no config says one.
     pub(crate) data_type: DataType,
     leaf: Leaf,
@@ -57,25 +59,32 @@ enum Leaf {
 }
 
 impl OutputSlot {
-    /// Where it is at the top of what `forward` returns.
-    ///
-    /// # Errors
-    /// One sentence, where it is below the top.
-    pub(crate) fn kept(&self, returns: &Return) -> std::result::Result<Kept, LoadError> {
+    /// Where it is at the top of what `forward` returns; `None` where it is below the top.
+    pub(crate) fn top(&self, returns: &Return) -> Option<Kept> {
         let is_top = |name: &str| match returns {
             Return::Tuple(fields) => fields.iter().any(|(field, _)| field.as_deref() == Some(name)),
             Return::Dict(_) | Return::Unknown => true,
             Return::Tensor | Return::Strings | Return::List(_) | Return::Other(_) => false,
         };
         match &self.leaf {
-            Leaf::Top(index) => Ok(Kept::Index(*index)),
-            Leaf::Name(name) if is_top(name) => Ok(Kept::Name(name.as_str().into())),
-            Leaf::Order(_) | Leaf::Name(_) => Err(LoadError::new(format!(
-                "'{}' is kept between runs, so it has to be an element of what forward returns, not of a list, tuple \
-                 or dict in that",
-                self.name
-            ))),
+            Leaf::Top(index) => Some(Kept::Index(*index)),
+            Leaf::Name(name) if is_top(name) => Some(Kept::Name(name.as_str().into())),
+            Leaf::Order(_) | Leaf::Name(_) => None,
         }
+    }
+
+    /// The same, for what stays on its device.
+    ///
+    /// # Errors
+    /// One sentence, where it is below the top.
+    pub(crate) fn kept(&self, returns: &Return) -> std::result::Result<Kept, LoadError> {
+        self.top(returns).ok_or_else(|| {
+            LoadError::new(format!(
+                "'{}' is kept between runs, so it has to be an element of what forward returns, not of a list, tuple or \
+                 dict in that",
+                self.name
+            ))
+        })
     }
 }
 
@@ -123,6 +132,7 @@ pub(crate) fn plan(config: &ModelConfig, returns: &Return) -> std::result::Resul
                 name: name.into(),
                 spec: None,
                 cut_to: None,
+                scattered: None,
                 data_type,
             })
             .collect();
@@ -139,8 +149,10 @@ pub(crate) fn plan(config: &ModelConfig, returns: &Return) -> std::result::Resul
             spec: Some(output.into()),
             cut_to: match &output.padding {
                 Some(Padding::CutTo(input)) => padding::position(config, input),
-                Some(Padding::Fill(_) | Padding::MaskOf(_)) | None => None,
+                Some(Padding::Fill(_) | Padding::MaskOf(_) | Padding::Ragged | Padding::ScatterLike(_))
+                | None => None,
             },
+            scattered: None,
             data_type: output.data_type,
             leaf,
         })

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sconce_repository::{Filler, ModelConfig, Padding};
+use sconce_repository::{BatchInputKind, Filler, ModelConfig, Padding};
 
 use crate::{
     Error, Result,
@@ -15,6 +15,7 @@ use crate::{
     batch::{Lend, Writer},
     binding::{InputSlot, Spec},
     check::{reshaped, variable},
+    ragged,
     schema::{ArgumentKind, Schema},
     text::shape_text,
     value::{Arg, Call, Tensor, Value, element_count},
@@ -24,6 +25,17 @@ use crate::{
 const MOST: u64 = 2;
 /// A row is filled up to at most so many times its size: whoever asks for little is not to wait for much.
 const MOST_ROW: u64 = 4;
+
+/// How an input of several requests becomes one, where that is not row below row.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// Row below row, each filled up to the largest.
+    Pad(PadRule),
+    /// All elements in one dimension, request behind request.
+    Ragged,
+    /// The server has made it, and makes one for all.
+    Made(BatchInputKind),
+}
 
 /// How a tensor is filled up.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,26 +60,41 @@ impl PadRule {
 /// How an input takes part.
 #[derive(Debug)]
 pub(crate) struct SlotPadding {
-    pub(crate) rule: Arc<PadRule>,
+    pub(crate) rule: Arc<Joining>,
     /// Where it is the mask of another: which, and what says that there is an element.
     mask: Option<(usize, Filler)>,
 }
 
-/// The variable dimensions of a request's inputs that are filled up, by slot.
+/// What has to be known of a request to give its outputs the shapes that its inputs have.
 #[derive(Clone, Debug, Default)]
-pub struct Lengths(Vec<(usize, Vec<i64>)>);
+pub struct Lengths {
+    /// The variable dimensions of its inputs that are filled up, by slot.
+    inputs: Vec<(usize, Vec<i64>)>,
+    /// The shapes of the outputs that are scattered by those of inputs.
+    scattered: Vec<Vec<i64>>,
+}
 
 impl Lengths {
     /// Those of an input of a request; nothing to note where it is not filled up.
     pub(crate) fn note(&mut self, index: usize, slot: &InputSlot, tensor: &Tensor) {
         if let (Some(_), Some(spec)) = (&slot.padding, &slot.spec) {
-            self.0.push((index, variable(model_dims(spec), &tensor.shape[1..])));
+            self.inputs.push((index, variable(model_dims(spec), &tensor.shape[1..])));
         }
     }
 
     /// Those of the input in this slot, if it is there.
     pub(crate) fn of(&self, slot: usize) -> Option<&[i64]> {
-        self.0.iter().find(|(index, _)| *index == slot).map(|(_, lengths)| &**lengths)
+        self.inputs.iter().find(|(index, _)| *index == slot).map(|(_, lengths)| &**lengths)
+    }
+
+    /// Notes the shapes of the outputs that are scattered.
+    pub(crate) fn scatter(&mut self, shapes: Vec<Vec<i64>>) {
+        self.scattered = shapes;
+    }
+
+    /// The shape of the n-th output that is scattered.
+    pub(crate) fn scattered(&self, index: usize) -> Option<&[i64]> {
+        self.scattered.get(index).map(|shape| &**shape)
     }
 }
 
@@ -91,7 +118,7 @@ pub(crate) fn plan(
     slots: &mut [InputSlot],
 ) -> std::result::Result<(), LoadError> {
     for (index, input) in config.inputs.iter().enumerate() {
-        let Some(padding) = &input.padding else { continue };
+        let Some(padding @ (Padding::Fill(_) | Padding::MaskOf(_))) = &input.padding else { continue };
         let argument = &schema.arguments[slots[index].place.argument()];
         if !matches!(argument.kind, ArgumentKind::Tensor | ArgumentKind::Tensors | ArgumentKind::Dict) {
             return Err(LoadError::new(format!(
@@ -100,7 +127,7 @@ pub(crate) fn plan(
             )));
         }
         let dims = input.reshape.as_ref().unwrap_or(&input.dims);
-        let rule = |filler: &Filler| Arc::new(PadRule::new(axes(dims), filler.clone()));
+        let rule = |filler: &Filler| Arc::new(Joining::Pad(PadRule::new(axes(dims), filler.clone())));
         slots[index].padding = match padding {
             Padding::Fill(filler) => Some(SlotPadding { rule: rule(filler), mask: None }),
             Padding::MaskOf(of) => {
@@ -109,7 +136,7 @@ pub(crate) fn plan(
                 let mask = position(config, of).map(|of| (of, one));
                 Some(SlotPadding { rule: rule(&zero), mask })
             }
-            Padding::CutTo(_) => None,
+            Padding::CutTo(_) | Padding::Ragged | Padding::ScatterLike(_) => None,
         };
         let is_left_out = |of: &str| config.inputs.iter().any(|input| input.name == of && input.optional);
         if let Padding::MaskOf(of) = padding
@@ -152,7 +179,7 @@ pub(crate) fn masks(
                 // It has no more elements than its input.
                 let data = one.bytes().repeat(element_count(&shape).unwrap_or(0));
                 let tensor = Tensor::host(spec.data_type, shape, Bytes::from(data));
-                made.push((index, tensor.padded_by(Arc::clone(rule))));
+                made.push((index, tensor.joined_by(Arc::clone(rule))));
             }
             Some(sent) if sent == wanted => {}
             Some(sent) => {
@@ -179,6 +206,8 @@ pub(crate) struct Extents {
     tensors: Vec<(u64, usize)>,
     /// The variable dimensions of all of them, in turn.
     lengths: Vec<u64>,
+    /// The largest number that adds up from request to request, and how large it may become.
+    counted: Option<(u64, u64)>,
 }
 
 impl Extents {
@@ -197,7 +226,16 @@ impl Extents {
     }
 
     fn add(&mut self, tensor: &Tensor) {
-        let Some(rule) = &tensor.padding else { return };
+        let rule = match tensor.joining.as_deref() {
+            None | Some(Joining::Ragged) => return,
+            Some(Joining::Made(kind)) => {
+                let Some((number, most)) = ragged::counted(*kind, tensor) else { return };
+                let (largest, least) = self.counted.unwrap_or((0, u64::MAX));
+                self.counted = Some((largest.max(number), least.min(most)));
+                return;
+            }
+            Some(Joining::Pad(rule)) => rule,
+        };
         let size = |dim: i64| u64::try_from(dim).unwrap_or(0);
         let element = tensor.data_type.size().unwrap_or(1) as u64;
         let fixed = rule.fixed(&tensor.shape).map(|(_, dim)| size(dim));
@@ -217,13 +255,18 @@ impl Extents {
 
     /// Whether it may run together with these, to which it is alike; if so it is one of them now.
     pub(crate) fn join(&self, company: &mut Company) -> bool {
-        if self.tensors.is_empty() {
+        if self.tensors.is_empty() && self.counted.is_none() {
             return true;
+        }
+        let (number, most) = self.counted.unwrap_or((0, u64::MAX));
+        let counted = company.counted.saturating_add(number);
+        if company.rows > 0 && counted > most {
+            return false;
         }
         let own = self.row(|index| self.lengths[index]);
         if company.rows == 0 {
             let bytes = own.saturating_mul(self.rows);
-            *company = Company { longest: self.lengths.clone(), rows: self.rows, bytes, least: own };
+            *company = Company { longest: self.lengths.clone(), rows: self.rows, bytes, least: own, counted };
             return true;
         }
         let longest =
@@ -238,7 +281,7 @@ impl Extents {
         for (longest, own) in company.longest.iter_mut().zip(&self.lengths) {
             *longest = (*longest).max(*own);
         }
-        (company.rows, company.bytes, company.least) = (rows, bytes, least);
+        (company.rows, company.bytes, company.least, company.counted) = (rows, bytes, least, counted);
         true
     }
 }
@@ -253,6 +296,8 @@ pub struct Company {
     bytes: u64,
     /// Of the smallest row.
     least: u64,
+    /// What adds up, so far.
+    counted: u64,
 }
 
 /// Tensors below each other, each filled up to the largest; behind them zeros until there are `total`

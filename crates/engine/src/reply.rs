@@ -20,6 +20,7 @@ use crate::{
     observe::{BatchRun, Run, TraceContext},
     ordering::Ticket,
     pool::Shared,
+    ragged,
     scheduler::{InFlight, ModelKey, Work, WorkerIndex},
     sequence::{Rows, Turn},
     stats::Stage,
@@ -217,7 +218,12 @@ impl Done {
             answer_all(jobs.into_iter().zip([output]), &run);
             return;
         }
-        match batch::scatter(&output, &rows, self.total) {
+        let shares: Vec<_> = jobs.iter().filter_map(|job| job.call.shares.as_deref()).collect();
+        let parts = match &shares[..] {
+            [] => batch::scatter(&output, &rows, self.total),
+            shares => ragged::scatter(&output, shares, &rows, self.total),
+        };
+        match parts {
             Ok(parts) => {
                 let run = self.ended(&jobs, ran, Instant::now(), false);
                 answer_all(jobs.into_iter().zip(parts), &run);

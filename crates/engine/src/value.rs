@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{DataType, padding::PadRule, text::shape_text};
+use crate::{DataType, padding::Joining, ragged::Shares, text::shape_text};
 
 /// A tensor: element type, shape (row-major) and its elements.
 #[derive(Clone, Debug)]
@@ -15,8 +15,8 @@ pub struct Tensor {
     pub shape: Vec<i64>,
     /// The elements.
     pub value: Value,
-    /// How an input is filled up to be as large as those that it runs together with.
-    pub padding: Option<Arc<PadRule>>,
+    /// How an input is joined with those of other requests, where that is not row below row.
+    pub joining: Option<Arc<Joining>>,
 }
 
 /// As many as libtorch can reduce over.
@@ -76,13 +76,13 @@ impl fmt::Debug for Value {
 impl Tensor {
     /// A tensor in host memory, unchecked; requests are checked in [`Tensor::check`].
     pub fn host(data_type: DataType, shape: Vec<i64>, data: Bytes) -> Self {
-        Self { data_type, shape, value: Value::Host(data), padding: None }
+        Self { data_type, shape, value: Value::Host(data), joining: None }
     }
 
-    /// The same, to be filled up so.
+    /// The same, to be joined so.
     #[must_use]
-    pub fn padded_by(self, rule: Arc<PadRule>) -> Self {
-        Self { padding: Some(rule), ..self }
+    pub fn joined_by(self, joining: Arc<Joining>) -> Self {
+        Self { joining: Some(joining), ..self }
     }
 
     /// The elements in host memory; empty for a value that stays on its device.
@@ -187,6 +187,8 @@ pub struct Call {
     pub arguments: Vec<Arg>,
     /// Which parts of what it returns stay on the device, as [`Value::Device`].
     pub keep: Option<Arc<[Kept]>>,
+    /// How much of its outputs is the request's, where that does not follow from its rows.
+    pub shares: Option<Box<Shares>>,
 }
 
 /// A part at the top of what a call returns.

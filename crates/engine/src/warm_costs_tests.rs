@@ -15,7 +15,7 @@ use crate::{
 fn checked(rows: i64) -> Checked {
     let data = Bytes::from(vec![0; 16 * rows as usize]);
     let tensor = Tensor::host(DataType::Fp32, vec![rows, 4], data);
-    let call = Call { arguments: vec![Arg::Tensor(tensor)], keep: None };
+    let call = Call { arguments: vec![Arg::Tensor(tensor)], ..Call::default() };
     Checked { call, batch: Some(rows), lengths: Lengths::default() }
 }
 

@@ -42,10 +42,10 @@ mod version;
 mod watch;
 
 pub use config::{
-    Availability, Batching, ConfigError, ConfigSource, Control, ControlKind, Difference, Filler, Flag,
-    Generate, InstanceGroup, InstanceKind, Labels, ModelConfig, OnTimeout, Padding, Place, QueuePolicy,
-    Queueing, SequenceState, SequenceStrategy, Sequences, TensorConfig, Warmup, WarmupData, WarmupInput,
-    WarmupSample, config_schema, nearest,
+    Availability, BatchInput, BatchInputKind, Batching, ConfigError, ConfigSource, Control, ControlKind,
+    Difference, Filler, Flag, Generate, InstanceGroup, InstanceKind, Labels, ModelConfig, OnTimeout, Padding,
+    Place, QueuePolicy, Queueing, SequenceState, SequenceStrategy, Sequences, TensorConfig, Warmup,
+    WarmupData, WarmupInput, WarmupSample, config_schema, nearest,
 };
 pub use digest::{Digest, Digests};
 pub use dtype::DataType;

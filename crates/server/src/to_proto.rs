@@ -1,5 +1,6 @@
 //! The engine's words to protobuf.
 
+mod ragged;
 mod scheduling;
 mod sequence;
 mod statistics;
@@ -142,6 +143,7 @@ pub(crate) fn model_config(live: &LiveVersion) -> pb::ModelConfig {
     if shown.output.is_empty() {
         shown.output = outputs(live, config);
     }
+    ragged::show(config, &mut shown);
     if shown.instance_group.is_empty() {
         shown.instance_group = instance_groups(config);
     }

@@ -64,7 +64,7 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
 fn joined(parts: Vec<Tensor>) -> Tensor {
     let mut shape = parts[0].shape.clone();
     shape[0] = parts.iter().map(|part| part.shape[0]).sum();
-    Tensor { data_type: parts[0].data_type, shape, value: Value::Joined(parts), padding: None }
+    Tensor { data_type: parts[0].data_type, shape, value: Value::Joined(parts), joining: None }
 }
 
 fn on_device(tensor: &Tensor) -> &Arc<dyn DeviceTensor> {
@@ -76,7 +76,7 @@ fn on_device(tensor: &Tensor) -> &Arc<dyn DeviceTensor> {
 
 fn run(runner: &TorchRunner, tensors: Vec<Tensor>, keep: &[Kept]) -> Result<Output, RunError> {
     let arguments = tensors.into_iter().map(Arg::Tensor).collect();
-    runner.run_one(Call { arguments, keep: Some(keep.into()) })
+    runner.run_one(Call { arguments, keep: Some(keep.into()), shares: None })
 }
 
 /// The tensors at the top.

@@ -144,7 +144,7 @@ impl TorchRunner {
         let tensor = value.keep(&self.module, self.settings.stateful).map_err(failed)?;
         let (data_type, shape) = (known(tensor.dtype)?, tensor.shape.clone());
         let value = Value::Device(Arc::new(Stays(tensor)));
-        Ok(Output::Tensor(Tensor { data_type, shape, value, padding: None }))
+        Ok(Output::Tensor(Tensor { data_type, shape, value, joining: None }))
     }
 }
 

@@ -21,7 +21,7 @@ fn module(script: &str, fake: &Fake, device: Device) -> FakeModule {
 
 fn call(tensors: Vec<Tensor>, keep: &[Kept]) -> Call {
     let keep = (!keep.is_empty()).then(|| keep.to_vec().into());
-    Call { arguments: tensors.into_iter().map(Arg::Tensor).collect(), keep }
+    Call { arguments: tensors.into_iter().map(Arg::Tensor).collect(), keep, shares: None }
 }
 
 fn parts(output: Output) -> Vec<Tensor> {

@@ -106,7 +106,7 @@ impl Plan {
         }
         arguments.resize(self.step_binding.arguments.len(), Arg::Default);
         let keep = (!self.step.states.is_empty()).then(|| Arc::clone(&self.step.states));
-        Ok(Call { arguments, keep })
+        Ok(Call { arguments, keep, shares: None })
     }
 
     /// Whether this answer is the last.

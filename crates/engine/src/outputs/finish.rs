@@ -7,7 +7,7 @@ use crate::{
     check::{reshaped, variable},
     padding::{self, Lengths},
     text::shape_text,
-    value::{Output, Tensor, Value},
+    value::{Output, Tensor, Value, element_count},
 };
 
 /// A leaf as a tensor with the shape that clients see, checked against the config.
@@ -47,6 +47,9 @@ pub(super) fn finish(
         }
         return Ok(tensor);
     }
+    if let Some(shape) = slot.and_then(|slot| lengths.scattered(slot.scattered?)) {
+        lay_out(binding, name, &mut tensor, shape)?;
+    }
     let batched = usize::from(batch.is_some());
     let model_dims = spec.reshape.as_ref().unwrap_or(&spec.dims);
     let rest = tensor.shape.get(batched..).unwrap_or_default();
@@ -81,6 +84,19 @@ fn fetch(binding: &Binding, name: &str, tensor: &mut Tensor) -> Result<()> {
     let failed = |why| broken(binding, format!("output '{name}' cannot be fetched from its device: {why}"));
     tensor.value = Value::Host(data.map_err(failed)?);
     Ok(())
+}
+
+/// A request's share of an output, in the shape that follows from its input.
+fn lay_out(binding: &Binding, name: &str, tensor: &mut Tensor, shape: &[i64]) -> Result<()> {
+    if tensor.elements() == element_count(shape) {
+        tensor.shape = shape.to_vec();
+        return Ok(());
+    }
+    let (got, shape) = (shape_text(&tensor.shape), shape_text(shape));
+    let message = format!(
+        "output '{name}' has shape {got}, but as many elements as {shape} are the share of the request"
+    );
+    Err(broken(binding, message))
 }
 
 /// What stands beyond the lengths of the request was made of what it was filled up with.

@@ -7,7 +7,7 @@ use sconce_repository::Filler;
 use super::*;
 use crate::{
     DataType,
-    padding::{Extents, PadRule},
+    padding::{Extents, Joining, PadRule},
     value::{Arg, Call, Tensor},
 };
 
@@ -58,7 +58,8 @@ impl Work for Piece {
 fn piece(length: usize) -> Piece {
     let rule = PadRule::new(vec![1], Filler::flag(DataType::Uint8, false).unwrap());
     let tensor = Tensor::host(DataType::Uint8, vec![1, length as i64], vec![0; length].into());
-    let call = Call { arguments: vec![Arg::Tensor(tensor.padded_by(Arc::new(rule)))], keep: None };
+    let rule = Arc::new(Joining::Pad(rule));
+    let call = Call { arguments: vec![Arg::Tensor(tensor.joined_by(rule))], ..Call::default() };
     Piece { length, extents: Extents::of(&call, 1), cancelled: false, deadline: None }
 }
 

@@ -128,7 +128,7 @@ impl Plan {
             Arg::Strings(_) => Arg::Strings(Bytes::from_static(&[0; 4])),
             other => other.clone(),
         };
-        let mut call = Call { arguments: beside.arguments.iter().map(empty).collect(), keep: None };
+        let mut call = Call { arguments: beside.arguments.iter().map(empty).collect(), ..Call::default() };
         let id = match self.controls.iter().any(|(_, control)| control.data_type == DataType::Bytes) {
             true => SequenceId::Text("".into()),
             false => SequenceId::Number(0),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, num::NonZeroU32, path::Path};
 
 use super::{
     ConfigSource, InstanceGroup, InstanceKind, ModelConfig, TensorConfig, check_generate, check_padding,
-    check_scheduling, check_sequence, check_warmup,
+    check_ragged, check_scheduling, check_sequence, check_warmup,
     error::Fault,
     files,
     raw::{
@@ -37,6 +37,7 @@ pub(super) struct Words {
     pub(super) pad: &'static str,
     pub(super) mask_of: &'static str,
     pub(super) unpad: &'static str,
+    pub(super) ragged: check_ragged::Words,
     pub(super) threads: &'static str,
     pub(super) op_libraries: &'static str,
     pub(super) warmup: &'static str,
@@ -60,6 +61,7 @@ pub(super) const YAML: Words = Words {
     pad: "pad",
     mask_of: "mask_of",
     unpad: "unpad",
+    ragged: check_ragged::YAML,
     threads: "threads",
     op_libraries: "op_libraries",
     warmup: "warmup",
@@ -83,6 +85,7 @@ pub(super) const TRITON: Words = Words {
     pad: "parameters[PAD]",
     mask_of: "parameters[MASK]",
     unpad: "parameters[UNPAD]",
+    ragged: check_ragged::TRITON,
     threads: "parameters[INTRA_OP_THREAD_COUNT]",
     op_libraries: "model_operations.op_library_filename",
     warmup: "model_warmup",
@@ -104,9 +107,12 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     files::check_model_file(&raw.model_file, words.model_file)?;
     let op_libraries = files::op_libraries(dir, &raw.op_libraries, words.op_libraries)?;
     let padding = check_padding::Asked::of(&raw.inputs, &raw.outputs);
+    let ragged = check_ragged::Asked::of(&raw.inputs, &raw.outputs);
     let mut inputs = inputs(raw.inputs, words)?;
     let mut outputs = outputs(raw.outputs, dir, words)?;
     check_padding::apply(padding, raw.max_batch_size, &mut inputs, &mut outputs, words)?;
+    check_ragged::apply(&ragged, raw.max_batch_size, &mut inputs, &mut outputs, words)?;
+    let batch_inputs = check_ragged::batch_inputs(raw.batch_inputs, raw.max_batch_size, &inputs, words)?;
     let model = check_warmup::Model { dir, max_batch_size: raw.max_batch_size, inputs: &inputs };
     let warmup = check_warmup::check(raw.warmup, &model, words)?;
     let scheduling = &words.scheduling;
@@ -132,10 +138,11 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
     };
     let generate = raw.generate.map(|raw| check_generate::check(raw, &model, words)).transpose()?;
 
-    Ok(ModelConfig {
+    let config = ModelConfig {
         name: name.to_owned(),
         max_batch_size: raw.max_batch_size,
         inputs,
+        batch_inputs,
         outputs,
         version_policy: version_policy(raw.versions, words)?,
         instances: instances(raw.instances, words)?,
@@ -156,7 +163,9 @@ pub(super) fn check(raw: RawConfig, dir: &Path, name: &str, words: &Words) -> Re
         op_libraries,
         source: ConfigSource::Default,
         notes: Vec::new(),
-    })
+    };
+    check_ragged::check_together(&config, words)?;
+    Ok(config)
 }
 
 fn check_name(written: Option<&str>, name: &str) -> Result<(), Fault> {

@@ -32,6 +32,7 @@ impl ModelConfig {
             name,
             max_batch_size,
             inputs,
+            batch_inputs,
             outputs,
             version_policy,
             instances,
@@ -55,6 +56,7 @@ impl ModelConfig {
         let same_model = *name == new.name
             && *max_batch_size == new.max_batch_size
             && same_tensors(inputs, &new.inputs)
+            && *batch_inputs == new.batch_inputs
             && same_tensors(outputs, &new.outputs)
             && *model_file == new.model_file
             && *optimize == new.optimize

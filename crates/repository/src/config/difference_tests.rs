@@ -75,6 +75,12 @@ fn what_decides_how_weights_are_loaded_and_checked_asks_for_a_reload() {
     ] {
         assert_eq!(difference(INPUTS, changed), Difference::Reload, "{changed}");
     }
+    let ragged = "max_batch_size: 2\ninputs: [{name: x, dtype: FP32, shape: [-1], ragged: true}]";
+    let made = format!("{ragged}\nbatch_inputs: [{{name: a, ends_of: x}}]");
+    assert_eq!(difference(ragged, &ragged.replace(", ragged: true", "")), Difference::Reload);
+    assert_eq!(difference(ragged, &made), Difference::Reload);
+    assert_eq!(difference(&made, &made.replace("ends_of", "offsets_of")), Difference::Reload);
+    assert_eq!(difference(&made, &made), Difference::None);
     let padded =
         |pad: &str| format!("max_batch_size: 2\ninputs: [{{name: x, dtype: FP32, shape: [-1]{pad}}}]");
     for pad in ["", ", pad: 1"] {

@@ -8,12 +8,14 @@
 //! - `scheduling`: how requests wait, and how they are joined into batches.
 //! - `stateful`: how requests hang together, and answers that are made step by step.
 //! - `padding`: how tensors of different lengths become one, with `check_padding` for its rules.
+//! - `ragged`: what the server makes of a batch of different shapes, with `check_ragged` for its rules.
 //! - `difference`: what a change of it asks for.
 //! - `error` and `hint`: what was wrong, and what was meant.
 
 mod check;
 mod check_generate;
 mod check_padding;
+mod check_ragged;
 mod check_scheduling;
 mod check_sequence;
 mod check_warmup;
@@ -23,6 +25,7 @@ mod files;
 mod hint;
 mod padding;
 mod pbtxt;
+mod ragged;
 mod raw;
 mod scheduling;
 mod shape;
@@ -48,6 +51,7 @@ pub use error::{ConfigError, Place};
 pub(crate) use files::{read as read_text, recording};
 pub use hint::nearest;
 pub use padding::{Filler, Padding};
+pub use ragged::{BatchInput, BatchInputKind};
 use raw::RawConfig;
 pub use scheduling::{Batching, OnTimeout, QueuePolicy, Queueing};
 pub use stateful::{Control, ControlKind, Flag, Generate, SequenceState, SequenceStrategy, Sequences};
@@ -65,6 +69,8 @@ pub struct ModelConfig {
     pub max_batch_size: u32,
     /// The inputs that clients send; empty when the TorchScript schema is to tell them.
     pub inputs: Vec<TensorConfig>,
+    /// The inputs that the server makes of a batch, behind those that clients send.
+    pub batch_inputs: Vec<BatchInput>,
     /// The outputs that clients get; empty when the TorchScript schema is to tell them.
     pub outputs: Vec<TensorConfig>,
     /// Which versions are served.

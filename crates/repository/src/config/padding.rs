@@ -16,6 +16,11 @@ pub enum Padding {
     MaskOf(String),
     /// An output whose variable dimensions are cut back to those of this input.
     CutTo(String),
+    /// An input that the model gets in one dimension, request behind request.
+    Ragged,
+    /// An output of which each request gets as many elements as it takes for the shape of this input: its
+    /// variable dimensions are those at the same places there.
+    ScatterLike(String),
 }
 
 impl Padding {
@@ -23,7 +28,7 @@ impl Padding {
     pub fn filler(&self) -> Option<&Filler> {
         match self {
             Self::Fill(filler) => Some(filler),
-            Self::MaskOf(_) | Self::CutTo(_) => None,
+            Self::MaskOf(_) | Self::CutTo(_) | Self::Ragged | Self::ScatterLike(_) => None,
         }
     }
 }

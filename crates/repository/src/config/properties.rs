@@ -9,6 +9,7 @@ use super::*;
 use crate::Version;
 
 mod padding;
+mod ragged;
 mod scheduling;
 mod stateful;
 
@@ -122,10 +123,11 @@ fn placed(mut config: ModelConfig, dir: &TempDir) -> ModelConfig {
 fn any_config() -> impl Strategy<Value = ModelConfig> {
     let words = sample::select(vec![Availability::Keep, Availability::Replace]);
     let model = (any_model(), scheduling::any_seed(), padding::any_seed(), stateful::any_seed());
+    let model = (model, ragged::any_seed());
     (model, words, vec(any_seed(), 0..3), any::<bool>()).prop_map(
-        |((config, scheduling, padding, stateful), availability, seeds, off)| {
+        |(((config, scheduling, padding, stateful), ragged), availability, seeds, off)| {
             let config = scheduling::scheduled(scheduling, padding::padded(&padding, config));
-            let config = stateful::with_state(stateful, config);
+            let config = ragged::ragged(ragged, stateful::with_state(stateful, config));
             let samples: Vec<_> = seeds.into_iter().map(|seed| sample(seed, &config)).collect();
             let warmup = match (samples.is_empty(), off) {
                 (false, _) => Warmup::Samples(samples),
@@ -148,6 +150,7 @@ fn any_model() -> impl Strategy<Value = ModelConfig> {
                 name: "m".to_owned(),
                 max_batch_size,
                 inputs,
+                batch_inputs: Vec::new(),
                 outputs,
                 version_policy,
                 instances,
@@ -227,8 +230,7 @@ fn to_yaml(config: &ModelConfig) -> String {
     };
     let mut fields = serde_json::json!({
         "availability": format!("{:?}", config.availability).to_lowercase(),
-        "warmup": warmup,
-        "name": config.name,
+        "warmup": warmup, "name": config.name,
         "max_batch_size": config.max_batch_size,
         "inputs": config.inputs.iter().map(|input| tensor(input, true)).collect::<Vec<_>>(),
         "outputs": config.outputs.iter().map(|output| tensor(output, false)).collect::<Vec<_>>(),
@@ -240,6 +242,7 @@ fn to_yaml(config: &ModelConfig) -> String {
         "optimized_execution": config.optimized_execution,
         "op_libraries": config.op_libraries,
     });
+    ragged::to_yaml(config, &mut fields);
     scheduling::to_yaml(config, &mut fields);
     serde_yaml::to_string(&fields).unwrap() + &stateful::to_yaml(config)
 }
@@ -263,6 +266,9 @@ fn to_pbtxt(config: &ModelConfig) -> String {
             }
             if padding::says_optional(tensor) {
                 text.push_str(" optional: true");
+            }
+            if tensor.padding == Some(Padding::Ragged) {
+                text.push_str(" allow_ragged_batch: true");
             }
             if let Some(labels) = &tensor.labels {
                 write!(text, " label_filename: {}", quoted(&labels.file)).unwrap();
@@ -302,6 +308,7 @@ fn to_pbtxt(config: &ModelConfig) -> String {
         samples.iter().for_each(|sample| sample_to_pbtxt(sample, &mut text));
     }
     padding::to_pbtxt(config, &mut text);
+    ragged::to_pbtxt(config, &mut text);
     scheduling::to_pbtxt(config, &mut text);
     stateful::to_pbtxt(config, &mut text);
     text.push_str("model_operations { op_library_filename: \"/opt/ops.so\" }\n");
@@ -337,7 +344,7 @@ fn model_dir() -> TempDir {
 fn any_pieces() -> impl Strategy<Value = String> {
     let words = "inputs input outputs name dtype shape versions instances dims reshape latest parameters \
         key value string_value warmup data model_warmup availability batching dynamic_batching \
-        queue levels sequence states controls sequence_batching control_input initial_state generate max_delay 18446744073709551615s999ms1ms optimization cuda graph_spec 0x \
+        queue levels sequence states controls sequence_batching control_input initial_state generate batch_inputs ends_of batch_input target_name max_delay 18446744073709551615s999ms1ms optimization cuda graph_spec 0x \
         1e999 99999999999999999999 FP32 TYPE_FP32 true e";
     let signs = [
         "{\"input\":",

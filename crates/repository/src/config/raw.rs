@@ -5,6 +5,7 @@
 
 mod generate;
 mod padding;
+mod ragged;
 mod scheduling;
 mod sequence;
 mod warmup;
@@ -22,6 +23,7 @@ use crate::DataType;
 
 pub(super) use generate::{RawGenerate, RawStop, max_steps};
 pub(super) use padding::RawNumber;
+pub(super) use ragged::RawBatchInput;
 pub(super) use scheduling::{RawBatching, RawBatchingFields, RawDuration, RawQueue, RawQueueLevel};
 pub(super) use sequence::{
     RawControl, RawControlFields, RawControlKind, RawControls, RawInitial, RawInitialFile, RawSequence,
@@ -45,6 +47,8 @@ pub(super) struct RawConfig {
     pub(super) max_batch_size: u32,
     /// What clients send. Without it, names and types come from the signature of `forward`.
     pub(super) inputs: Vec<RawInput>,
+    /// What the server adds to the inputs: it is made of the shapes that these have in the requests of a batch.
+    pub(super) batch_inputs: Vec<RawBatchInput>,
     /// What clients get. Without it, names and types come from the signature of `forward`.
     pub(super) outputs: Vec<RawOutput>,
     /// Which versions are served: `latest` (the default), `all`, `{latest: 2}` or `{specific: [1, 3]}`.
@@ -99,6 +103,7 @@ impl Default for RawConfig {
             platform: None,
             max_batch_size: 0,
             inputs: Vec::new(),
+            batch_inputs: Vec::new(),
             outputs: Vec::new(),
             versions: RawVersions::default(),
             instances: RawInstances::default(),
@@ -150,6 +155,10 @@ pub(super) struct RawInput {
     /// The server makes it where a request leaves it out.
     #[serde(default)]
     pub(super) mask_of: Option<String>,
+    /// Whether the model takes its requests one behind the other: of a batch it gets all elements of this input in
+    /// one dimension, whatever shapes they have.
+    #[serde(default)]
+    pub(super) ragged: bool,
 }
 
 /// A tensor that clients get.
@@ -177,6 +186,10 @@ pub(super) struct RawOutput {
     /// The input to whose length the variable dimensions (-1) are cut back where that was filled up.
     #[serde(default)]
     pub(super) unpad: Option<String>,
+    /// The input whose shape says how many elements each request gets of all that the model returns: a variable
+    /// dimension (-1) is as large as the same dimension there.
+    #[serde(default)]
+    pub(super) scatter_like: Option<String>,
 }
 
 fn data_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DataType, D::Error> {

@@ -270,7 +270,7 @@ fn op_libraries_have_names() {
 fn the_schema_describes_every_field() {
     let schema = config_schema();
     let fields = schema["properties"].as_object().unwrap();
-    assert_eq!(fields.len(), 21);
+    assert_eq!(fields.len(), 22);
     for (name, field) in fields {
         assert!(field["description"].as_str().is_some_and(|text| text.len() > 20), "{name}: {field}");
     }

@@ -123,7 +123,7 @@ fn padding(config: &ModelConfig) -> impl Iterator<Item = (&'static str, String)>
     let mut lists = [("PAD", Vec::new()), ("MASK", Vec::new()), ("UNPAD", Vec::new())];
     for tensor in config.inputs.iter().chain(&config.outputs) {
         let (list, value) = match &tensor.padding {
-            None => continue,
+            None | Some(Padding::Ragged | Padding::ScatterLike(_)) => continue,
             Some(Padding::Fill(filler)) => (0, filler.to_string()),
             Some(Padding::MaskOf(input)) => (1, input.clone()),
             Some(Padding::CutTo(input)) => (2, input.clone()),

@@ -31,6 +31,9 @@ fn run(start: Instant, stages: [u64; 5]) -> Run {
 fn record(started: Instant, took: u64, run: Option<Run>) -> Record {
     let at = TraceContext { trace_id: 0xabc, span_id: 0xdef };
     Record {
+        message_of_stream: false,
+        reason: None,
+        traceparent: None,
         method: "ModelInfer",
         started,
         received: Some(started),

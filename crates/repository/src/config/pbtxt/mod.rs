@@ -10,6 +10,7 @@
 //! - `sequence`: those of `sequence_batching`.
 //! - `generate`: parameters that say how a model answers many times.
 //! - `padding`: parameters that say how requests of different lengths are joined.
+//! - `ragged`: the fields of `batch_input` and `batch_output`.
 //! - `unserved`: what is refused, and what is accepted although it has no effect.
 //! - `parameters`: the settings that Triton's PyTorch backend takes as strings.
 
@@ -20,6 +21,7 @@ mod generate;
 mod json;
 mod padding;
 mod parameters;
+mod ragged;
 mod read;
 mod sequence;
 mod text;
@@ -98,6 +100,7 @@ fn raw(message: &DynamicMessage, notes: &mut Vec<String>) -> Result<RawConfig, F
     sequence::apply(message, &mut raw, notes)?;
     generate::apply(message, &mut raw)?;
     padding::apply(message, &mut raw)?;
+    ragged::apply(message, &mut raw)?;
     parameters::apply(message, &mut raw, notes)?;
     Ok(raw)
 }
@@ -150,6 +153,7 @@ fn input(message: &DynamicMessage, key: &str) -> Result<RawInput, Fault> {
         optional: read::flag(message, "optional"),
         pad: None,
         mask_of: None,
+        ragged: read::flag(message, "allow_ragged_batch"),
     })
 }
 
@@ -162,6 +166,7 @@ fn output(message: &DynamicMessage, key: &str) -> Result<RawOutput, Fault> {
         reshape: reshape(message),
         labels: (!labels.is_empty()).then(|| labels.to_owned()),
         unpad: None,
+        scatter_like: None,
     })
 }
 

@@ -183,8 +183,6 @@ fn instance_groups_are_possible_ones() {
 fn what_would_change_answers_is_refused_by_name() {
     for (text, field) in [
         ("ensemble_scheduling { }", "ensemble_scheduling"),
-        ("batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input"),
-        ("batch_output { target_name: \"y\" }", "batch_output"),
         ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled"),
         ("cc_model_filenames { key: \"7.5\" value: \"a.pt\" }", "cc_model_filenames"),
         ("model_repository_agents { agents { name: \"checksum\" } }", "model_repository_agents"),
@@ -192,7 +190,7 @@ fn what_would_change_answers_is_refused_by_name() {
         let text = error(text);
         assert!(text.starts_with(&format!(": {field}: ")), "{text}");
     }
-    for field in ["allow_ragged_batch", "is_shape_tensor", "is_non_linear_format_io"] {
+    for field in ["is_shape_tensor", "is_non_linear_format_io"] {
         let text = input_error(&format!("dims: 1 {field}: true"));
         assert!(text.starts_with(&format!(": input[0].{field}: ")), "{text}");
     }

@@ -10,8 +10,6 @@ use super::{super::error::Fault, generate, read};
 /// Fields of the whole model that are refused, and why.
 const REFUSED: &[(&str, &str)] = &[
     ("ensemble_scheduling", "ensembles are not served yet: serve each model on its own"),
-    ("batch_input", "inputs that the server makes up for ragged batches are not served yet"),
-    ("batch_output", "outputs that are scattered by an input's shape are not served yet"),
     ("cc_model_filenames", "one file per GPU architecture is not served: give one `default_model_filename`"),
     (
         "model_repository_agents",
@@ -71,13 +69,6 @@ fn tensor_fields(message: &DynamicMessage, key: &str, notes: &mut Vec<String>) -
         if read::flag(message, field) {
             return Err(Fault::at(format!("{key}.{field}"), why));
         }
-    }
-    if is_input && read::flag(message, "allow_ragged_batch") {
-        return Err(Fault::at(
-            format!("{key}.allow_ragged_batch"),
-            "ragged batches are not served yet: remove it, requests are joined where their shapes agree, and where \
-             the parameter PAD, such as \"input_ids=0\", fills the shorter ones up",
-        ));
     }
     if is_input && read::is_set(message, "format") {
         note(notes, &format!("{key}.format"), "`dims` says all that is used");

@@ -91,6 +91,8 @@ pub(super) fn to_yaml(tensor: &TensorConfig, fields: &mut serde_json::Value) {
             fields["mask_of"] = of.clone().into();
         }
         Some(Padding::CutTo(of)) => fields["unpad"] = of.clone().into(),
+        Some(Padding::Ragged) => fields["ragged"] = true.into(),
+        Some(Padding::ScatterLike(of)) => fields["scatter_like"] = of.clone().into(),
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) fn to_pbtxt(config: &ModelConfig, text: &mut String) {
     let mut lists: [(&str, Vec<String>); 3] = [("PAD", vec![]), ("MASK", vec![]), ("UNPAD", vec![])];
     for tensor in config.inputs.iter().chain(&config.outputs) {
         let (list, value) = match &tensor.padding {
-            None => continue,
+            None | Some(Padding::Ragged | Padding::ScatterLike(_)) => continue,
             Some(Padding::Fill(filler)) => (0, filler.to_string()),
             Some(Padding::MaskOf(of)) => (1, of.clone()),
             Some(Padding::CutTo(of)) => (2, of.clone()),
