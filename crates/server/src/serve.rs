@@ -158,9 +158,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     info!("{} on {}", backend.name(), devices.join(", "));
     let cores = cores();
     let tracer = Tracer::start(&options, grpc.local_addr().ok(), devices)?;
-    let watch =
-        pool::Watch { stats: Arc::new(Stats::new(buckets(&options))), observer: Arc::new(tracer.clone()) };
-    let pool = start_pool(&options, &backend, cores, watch)?;
+    let pool = start_pool(&options, &backend, cores, &tracer)?;
     let table = Arc::new(Table::default());
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);
@@ -278,7 +276,7 @@ fn start_pool(
     options: &Options,
     backend: &Arc<dyn Backend>,
     cores: usize,
-    watch: pool::Watch,
+    tracer: &Tracer,
 ) -> anyhow::Result<Pool> {
     let cpu_workers = options.cpu_workers.map_or(cores, usize::from);
     let queued_bytes = bytes(options.max_queued_bytes, MAX_QUEUED)?;
@@ -287,6 +285,8 @@ fn start_pool(
     );
     let hung_after = options.hung_run_timeout.map_or(HUNG_AFTER, |Period(time)| time);
     let settings = PoolSettings { cpu_workers, cores, queued_bytes, hung_after };
+    let watch =
+        pool::Watch { stats: Arc::new(Stats::new(buckets(options))), observer: Arc::new(tracer.clone()) };
     Pool::start_watched(backend, settings, watch).context("the worker threads could not be started")
 }
 
