@@ -1,6 +1,9 @@
 //! Many calls, large ones, slow ones, late ones, and clients that give up.
 
-use std::sync::Arc;
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -8,7 +11,7 @@ use sconce_proto::inference::{ModelInferRequest, ModelInferResponse};
 use tonic::Code;
 
 use crate::{
-    harness::{Repo, Server, as_fp32, fp32, output, request},
+    harness::{PATIENCE, Repo, Server, as_fp32, fp32, output, request},
     raw::{Raw, framed},
 };
 
@@ -306,6 +309,57 @@ mod scripted {
                 &connection.call("ModelInfer", &echo(&[6.0])).await.message().expect("an answer"),
                 &[6.0],
             );
+        }
+    }
+}
+
+/// A frame of HTTP/2, as bytes.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[test]
+fn callers_who_give_up_many_calls_at_once_end_no_connection() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let repo = repository();
+    let server = Server::start(repo.path());
+    // POST, http, and by HPACK's literals :path, :authority and content-type.
+    let mut head = vec![0x83, 0x86];
+    for (name, value) in [
+        (&[0x04][..], "/inference.GRPCInferenceService/ModelInfer"),
+        (&[0x01], "sconce"),
+        (&[0x0f, 0x10], "application/grpc"),
+    ] {
+        head.extend_from_slice(name);
+        head.push(u8::try_from(value.len()).expect("short"));
+        head.extend_from_slice(value.as_bytes());
+    }
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    said.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in 0..200 {
+        let stream = 2 * call + 1;
+        said.extend(frame(HEADERS, 4, stream, &head));
+        said.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
+    }
+    said.extend(frame(PING, 0, 0, b"go on?!?"));
+    let mut socket = std::net::TcpStream::connect(&server.grpc).expect("a connection");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // All at once: the server finds calls that have been given up before it has looked at one.
+    socket.write_all(&said).expect("a write");
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).expect("a frame");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        socket.read_exact(&mut payload).expect("all of it");
+        assert_ne!(head[3], GOAWAY, "the connection is ended: {}", String::from_utf8_lossy(&payload));
+        if head[3] == PING && head[4] == 1 {
+            assert_eq!(payload, b"go on?!?");
+            return;
         }
     }
 }

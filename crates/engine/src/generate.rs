@@ -113,8 +113,9 @@ impl Generator {
         self.lanes[lane].going_on.fetch_add(1, Ordering::AcqRel);
         let outbox = Arc::<Outbox>::default();
         self.remember(&outbox);
-        let (rows, deadline, priority, timeout, trace) =
-            (request.rows, request.deadline, request.priority, request.timeout, request.trace);
+        let (rows, deadline, priority, timeout) =
+            (request.rows, request.deadline, request.priority, request.timeout);
+        let (trace, came) = (request.trace.clone(), request.came);
         let generation = Generation {
             generator: Arc::clone(self),
             lane,
@@ -126,7 +127,7 @@ impl Generator {
             request,
         };
         let reply = Reply::Generating(Box::new(generation));
-        let mut job = Job::new(Arc::clone(&self.start), call, rows, reply);
+        let mut job = Job::new(Arc::clone(&self.start), call, rows, reply, came);
         (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
         job.trace = trace;
         if let Err(back) = self.lanes[lane].start.offer(job, true) {
@@ -212,7 +213,7 @@ pub(crate) struct Beginning {
     /// What its caller calls it.
     pub(crate) id: String,
     /// Its place in a trace, if it is traced.
-    pub(crate) trace: Option<TraceContext>,
+    pub(crate) trace: Option<Box<TraceContext>>,
     /// When it came.
     pub(crate) came: Instant,
 }
@@ -296,11 +297,11 @@ impl Generation {
     fn next(mut self, call: Call) -> Step {
         let generator = Arc::clone(&self.generator);
         let (rows, deadline, priority) = (self.request.rows, self.request.deadline, self.request.priority);
-        let trace = self.request.trace;
+        let trace = self.request.trace.clone();
         self.first = false;
         let lane = self.lane;
         let reply = Reply::Generating(Box::new(self));
-        let mut job = Job::new(Arc::clone(&generator.step), call, rows, reply);
+        let mut job = Job::new(Arc::clone(&generator.step), call, rows, reply, Instant::now());
         (job.deadline, job.priority, job.trace) = (deadline, priority, trace);
         Step { generator, lane, job }
     }
@@ -309,7 +310,7 @@ impl Generation {
         self.leave();
         self.tally.end(answer.as_ref().map_or_else(Reason::from, |_| Reason::Ok));
         if let Err(error) = &answer {
-            let request = (&*self.request.id, self.request.trace);
+            let request = (&*self.request.id, self.request.trace.as_deref());
             self.generator.failures.note(&self.generator.start, request, error);
         }
         self.outbox.put(answer, None)

@@ -37,18 +37,24 @@ pub struct Job {
     /// When it came.
     pub arrived: Instant,
     /// Its place in a trace, if it is traced.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
     traits: Traits,
     extents: Extents,
 }
 
 impl Job {
-    /// A call of so many rows; `None` where the model has no batch dimension.
-    pub fn new(executable: Arc<Executable>, call: Call, rows: Option<i64>, reply: Reply) -> Self {
+    /// A call of so many rows, `None` where the model has no batch dimension, which came then.
+    pub fn new(
+        executable: Arc<Executable>,
+        call: Call,
+        rows: Option<i64>,
+        reply: Reply,
+        arrived: Instant,
+    ) -> Self {
         let traits = batch::traits(&call, rows);
         let extents = Extents::of(&call, traits.rows);
         let (deadline, priority, timeout, threads) = (None, 0, None, None);
-        let (arrived, trace) = (Instant::now(), None);
+        let trace = None;
         Self {
             executable,
             call,

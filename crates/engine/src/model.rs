@@ -55,7 +55,7 @@ pub struct Request {
     /// What its caller calls it, for the log; may be anything.
     pub id: String,
     /// Its place in a trace, if it is traced.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
 }
 
 /// A version that serves. The last handle on its weights sends them to the reaper.

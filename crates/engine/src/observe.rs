@@ -23,7 +23,7 @@ pub struct TraceContext {
 /// The stages follow each other: `arrived`, queue, `started`, gather, `gathered`, forward, `ran`, scatter, `scattered`.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// The request had been checked.
+    /// The request had come.
     pub arrived: Instant,
     /// A worker began with its batch.
     pub started: Instant,

@@ -197,7 +197,7 @@ impl Done {
         for job in jobs.iter().filter(|job| job.reply.is_closed()) {
             job.given_up(false, Stage::Running);
         }
-        let traced = jobs.iter().flat_map(|job| job.trace.iter().chain(job.reply.traced()));
+        let traced = jobs.iter().flat_map(|job| job.trace.as_deref().into_iter().chain(job.reply.traced()));
         let traced: Vec<TraceContext> = traced.copied().collect();
         if !traced.is_empty() {
             let (model, version) = (&*first.executable.name, first.executable.version);

@@ -65,14 +65,14 @@ pub(crate) struct Pending {
     pub(crate) priority: u64,
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
-    pub(crate) trace: Option<TraceContext>,
+    pub(crate) trace: Option<Box<TraceContext>>,
 }
 
 impl Pending {
     fn job(self, executable: &Arc<Executable>) -> Job {
-        let mut job = Job::new(Arc::clone(executable), self.call, self.rows, self.reply);
+        let mut job = Job::new(Arc::clone(executable), self.call, self.rows, self.reply, self.arrived);
         (job.deadline, job.priority, job.timeout) = (self.deadline, self.priority, self.timeout);
-        (job.arrived, job.trace) = (self.arrived, self.trace);
+        job.trace = self.trace;
         job
     }
 }

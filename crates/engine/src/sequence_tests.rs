@@ -282,7 +282,7 @@ async fn whoever_traces_is_told_of_each_request_of_a_sequence_whatever_the_strat
         let mut calls = Vec::new();
         for id in 1..=3 {
             // The third of them is not traced.
-            let trace = (id < 3).then_some(TraceContext { trace_id: 7, span_id: id });
+            let trace = (id < 3).then(|| Box::new(TraceContext { trace_id: 7, span_id: id }));
             calls.push(waiting(&model, Request { trace, ..sent(id, 1.0, true, true) }).await);
         }
         house.fake.open_gate();

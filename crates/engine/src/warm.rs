@@ -193,7 +193,7 @@ impl Oven<'_> {
         threads: usize,
     ) -> Result<Option<(Output, Duration)>> {
         let (sender, answer) = oneshot::channel();
-        let mut job = Job::new(Arc::clone(executable), call, rows, Reply::Measured(sender));
+        let mut job = Job::new(Arc::clone(executable), call, rows, Reply::Measured(sender), Instant::now());
         job.threads = Some(threads);
         let lost = || Error::WorkerLost { model: self.live.model.to_string() };
         self.registration.submit(job).map_err(|_| lost())?;

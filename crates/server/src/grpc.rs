@@ -16,6 +16,7 @@ use sconce_engine::{
     Error,
     generate::{self, Answers},
     model::{LiveVersion, NamedOutput, Request},
+    observe::Run,
     pool::Pool,
     table::{State, Table},
     text::quote,
@@ -240,7 +241,9 @@ impl Service {
                 let answers = live.generate(request).map_err(|error| self.refusal(&error, watch))?;
                 return Ok(Err((live, answers)));
             }
-            let outputs = self.infer(&live, request, watch).await?;
+            let mut run = None;
+            let outcome = live.infer_seen(request, &mut run).await;
+            let outputs = self.told(outcome, run, watch)?;
             let response = to_proto::infer_response(&live.model, live.version, id.clone(), outputs);
             let response = to_proto::stream_response(response, true);
             Answer::Ok(Ok(wire::encode(&response, encoding, &self.limits.answers)?))
@@ -266,15 +269,13 @@ impl Service {
         }
     }
 
-    /// Answers a request for a version that makes one answer, and notes what is known of it then.
-    async fn infer(
+    /// What a version with one answer has made of a request, noted with the run that it was.
+    fn told(
         &self,
-        live: &LiveVersion,
-        request: Request,
+        outcome: Result<Vec<NamedOutput>, Error>,
+        run: Option<Run>,
         watch: Option<&Watch>,
     ) -> Answer<Vec<NamedOutput>> {
-        let mut run = None;
-        let outcome = live.infer_seen(request, &mut run).await;
         if let Some(watch) = watch {
             watch.note(|record| record.run = run);
         }
@@ -342,7 +343,7 @@ impl Service {
                 record.model.clone_from(&request.model_name);
                 id.clone_into(&mut record.id);
             });
-            watch.trace(&request.model_name)
+            watch.trace(&request.model_name).map(Box::new)
         });
         let version = from_proto::version(&request.model_version)?;
         let sequence = from_proto::sequence(&request)?;
@@ -400,7 +401,9 @@ impl Service {
                 "ModelInfer RPC doesn't support models with decoupled transaction policy; use ModelStreamInfer",
             )));
         }
-        let outputs = self.infer(&live, request, watch).await?;
+        let mut run = None;
+        let outcome = live.infer_seen(request, &mut run).await;
+        let outputs = self.told(outcome, run, watch)?;
         Ok(to_proto::infer_response(&live.model, live.version, id, outputs))
     }
 

@@ -140,6 +140,9 @@ impl Listener {
             .max_frame_size(MAX_FRAME)
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(max_streams)
+            // Callers whose deadlines are tight give up as many calls at once as they have open. h2 would end the
+            // connection, and with it the calls of all others on it, after twenty.
+            .max_pending_accept_reset_streams(max_streams as usize)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
@@ -183,7 +186,10 @@ impl Listener {
         }
         let mut ending = Ending { counting: Counting::new(method), rpcs: Arc::clone(&self.rpcs), watch };
         let response = self.route(request).await?;
-        ending.counting.read(response.headers());
+        // A status without an answer is all in the headers.
+        if http_body::Body::is_end_stream(response.body()) {
+            ending.counting.read(response.headers());
+        }
         Ok(response.map(|body| Counted { body, ending, _call: call }))
     }
 

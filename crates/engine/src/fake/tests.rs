@@ -155,7 +155,8 @@ async fn states_of_several_callers_run_as_one_batch_and_come_back_apart() {
     let submit = |x: f32, state: Tensor| {
         let (sender, answer) = oneshot::channel();
         let call = call(vec![floats(&[1, 1], &[x]), state], &[Kept::Index(1)]);
-        let job = Job::new(Arc::clone(&executable), call, Some(1), Reply::One(sender));
+        let job =
+            Job::new(Arc::clone(&executable), call, Some(1), Reply::One(sender), std::time::Instant::now());
         model.registration().submit(job).unwrap();
         answer
     };

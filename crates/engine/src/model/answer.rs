@@ -1,8 +1,8 @@
 //! A request's way through a version: check, queue, wait, name the outputs; and what is counted of it.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{mem, pin::Pin, sync::Arc, time::Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::RecvError};
 
 use super::{LiveVersion, Request, refused};
 use crate::{
@@ -11,11 +11,11 @@ use crate::{
     classification::classify_wanted,
     examples::Example,
     generate::{Answers, Beginning, Generator, collect},
-    observe::Run,
-    outputs,
-    outputs::NamedOutput,
+    observe::{Run, TraceContext},
+    outputs::{self, NamedOutput, Wanted},
+    padding::Lengths,
     pool::Job,
-    reply::Reply,
+    reply::{Answer, Reply},
     sequence::{InSequence, Pending},
     stats::{Reason, VersionStats},
 };
@@ -30,11 +30,12 @@ struct Counted<'a> {
 
 impl<'a> Counted<'a> {
     fn new(stats: &'a VersionStats, request: &Request) -> Self {
-        stats.came();
         stats
             .request_bytes
             .add(request.inputs.iter().map(|input: &Input| input.tensor.bytes().len() as u64).sum());
-        Self { stats, came: Instant::now(), deadline: request.deadline, over: false }
+        let came = Instant::now();
+        stats.came(came);
+        Self { stats, came, deadline: request.deadline, over: false }
     }
 
     fn end(mut self, outcome: &Result<Vec<NamedOutput>>, rows: u64) {
@@ -61,6 +62,36 @@ impl Drop for Counted<'_> {
     }
 }
 
+const EXPIRED: Error = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
+
+/// What a request's end needs, however it ends.
+struct Ending<'a> {
+    counted: Counted<'a>,
+    id: String,
+    trace: Option<Box<TraceContext>>,
+}
+
+/// A request that is queued or runs, and what its answer needs.
+struct Waiting {
+    answer: oneshot::Receiver<Answer>,
+    wanted: Vec<Wanted>,
+    batch: Option<i64>,
+    lengths: Lengths,
+    example: Option<Example>,
+}
+
+impl Waiting {
+    fn rows(&self) -> u64 {
+        self.batch.map_or(1, i64::unsigned_abs)
+    }
+}
+
+/// A request that has been asked.
+enum Asked<'a> {
+    One((Ending<'a>, Result<Waiting>)),
+    Many(Pin<Box<dyn Future<Output = Result<Vec<NamedOutput>>> + Send + 'a>>),
+}
+
 impl LiveVersion {
     /// Answers one request: check, queue, wait, name the outputs.
     ///
@@ -73,19 +104,49 @@ impl LiveVersion {
 
     /// The same, and tells which run it was that answered.
     ///
+    /// What can be done at once is done by the call itself: the future that it returns has only what is needed to
+    /// wait, because futures are moved about.
+    ///
     /// # Errors
     /// As [`LiveVersion::infer`].
-    pub async fn infer_seen(&self, mut request: Request, run: &mut Option<Run>) -> Result<Vec<NamedOutput>> {
-        if self.generator.is_some() {
-            return self.collected(request).await;
+    pub fn infer_seen<'a>(
+        &'a self,
+        request: Request,
+        run: &'a mut Option<Run>,
+    ) -> impl Future<Output = Result<Vec<NamedOutput>>> + Send + 'a {
+        let asked = match &self.generator {
+            Some(_) => Asked::Many(Box::pin(self.collected(request))),
+            None => Asked::One(self.ask(request)),
+        };
+        async move {
+            let (request, mut waiting) = match asked {
+                Asked::Many(all) => return all.await,
+                Asked::One((request, Err(error))) => return self.ended(request, Err(error), 0),
+                Asked::One((request, Ok(waiting))) => (request, waiting),
+            };
+            let answer = match request.counted.deadline {
+                None => (&mut waiting.answer).await,
+                Some(deadline) => match tokio::time::timeout_at(deadline.into(), &mut waiting.answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => return self.ended(request, Err(EXPIRED), waiting.rows()),
+                },
+            };
+            let rows = waiting.rows();
+            let outcome = self.named(waiting, answer, request.counted.deadline, run);
+            self.ended(request, outcome, rows)
         }
-        let (id, trace) = (mem::take(&mut request.id), request.trace);
-        let counted = Counted::new(self.stats(), &request);
-        let mut rows = 0;
-        let outcome = self.answer(request, run, &mut rows).await;
-        counted.end(&outcome, rows);
+    }
+
+    /// Counts and logs how a request has ended.
+    fn ended(
+        &self,
+        request: Ending<'_>,
+        outcome: Result<Vec<NamedOutput>>,
+        rows: u64,
+    ) -> Result<Vec<NamedOutput>> {
+        request.counted.end(&outcome, rows);
         if let Err(error) = &outcome {
-            self.failures.note(&self.executable, (&id, trace), error);
+            self.failures.note(&self.executable, (&request.id, request.trace.as_deref()), error);
         }
         outcome
     }
@@ -176,12 +237,15 @@ impl LiveVersion {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request,
-        run: &mut Option<Run>,
-        rows: &mut u64,
-    ) -> Result<Vec<NamedOutput>> {
+    /// Checks a request and puts it into the queue; or runs it here and now.
+    fn ask(&self, mut request: Request) -> (Ending<'_>, Result<Waiting>) {
+        let (id, trace) = (mem::take(&mut request.id), request.trace.clone());
+        let ending = Ending { counted: Counted::new(self.stats(), &request), id, trace };
+        let waiting = self.submit(request, ending.counted.came);
+        (ending, waiting)
+    }
+
+    fn submit(&self, request: Request, came: Instant) -> Result<Waiting> {
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
         let checked = check::call(&self.binding, request.inputs)?;
@@ -195,35 +259,39 @@ impl LiveVersion {
         };
         let timeout = Some(request.timeout).filter(|timeout| !timeout.is_zero());
         let (batch, deadline, priority) = (checked.batch, request.deadline, request.priority);
-        *rows = batch.map_or(1, i64::unsigned_abs);
         if let Some(sequencer) = &self.sequencer {
             let at = self.in_sequence(request.sequence, batch)?;
-            let (call, arrived, trace) = (checked.call, Instant::now(), request.trace);
+            let (call, arrived, trace) = (checked.call, came, request.trace);
             let pending = Pending { call, rows: batch, reply, deadline, priority, timeout, arrived, trace };
             sequencer.submit(&at, pending);
         } else {
-            let mut job = Job::new(Arc::clone(&self.executable), checked.call, batch, reply);
+            let mut job = Job::new(Arc::clone(&self.executable), checked.call, batch, reply, came);
             (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
             job.trace = request.trace;
             let refused = |refusal| refused(&self.model, self.version, refusal);
             self.registration.submit(job).map_err(refused)?;
         }
-        let expired = Error::DeadlineExceeded { stage: "passed while it was queued or running" };
-        let answer = match request.deadline {
-            None => answer.await,
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| expired.clone())?
-            }
-        };
+        Ok(Waiting { answer, wanted: request.outputs, batch, lengths: checked.lengths, example })
+    }
+
+    /// Gives the outputs their names.
+    fn named(
+        &self,
+        waiting: Waiting,
+        answer: std::result::Result<Answer, RecvError>,
+        deadline: Option<Instant>,
+        run: &mut Option<Run>,
+    ) -> Result<Vec<NamedOutput>> {
         // The queue drops what has expired, and may be earlier than the timer.
-        let lost = |_| match request.deadline {
-            Some(deadline) if deadline <= Instant::now() => expired,
+        let lost = |_| match deadline {
+            Some(deadline) if deadline <= Instant::now() => EXPIRED,
             Some(_) | None => Error::WorkerLost { model: self.model.to_string() },
         };
+        let Waiting { wanted, batch, lengths, example, .. } = waiting;
         let (output, by) = answer.map_err(lost)?;
         *run = by;
-        let mut named = outputs::name(&self.binding, output?, &request.outputs, batch, &checked.lengths)?;
-        classify_wanted(&self.binding, &mut named, &request.outputs, batch.is_some())?;
+        let mut named = outputs::name(&self.binding, output?, &wanted, batch, &lengths)?;
+        classify_wanted(&self.binding, &mut named, &wanted, batch.is_some())?;
         self.examples.served(example);
         Ok(named)
     }

@@ -21,7 +21,7 @@ pub(crate) struct FailureLog {
 
 impl FailureLog {
     /// Logs what is the model's fault or ours.
-    pub(crate) fn note(&self, of: &Executable, request: (&str, Option<TraceContext>), error: &Error) {
+    pub(crate) fn note(&self, of: &Executable, request: (&str, Option<&TraceContext>), error: &Error) {
         if !matches!(error, Error::Model { .. } | Error::Output { .. } | Error::WorkerLost { .. }) {
             return;
         }

@@ -216,9 +216,10 @@ impl Shared {
         let rows: Vec<usize> = batch.iter().map(Work::rows).collect();
         let sum = rows.iter().sum();
         let total = if batch.iter().all(Work::joins) { executable.padded(sum) } else { sum };
+        let in_place = batch.len() == 1 && total == sum;
         let call = match &mut batch[..] {
             // One that runs by itself is used where it lies.
-            [job] if total == sum => std::mem::take(&mut job.call),
+            [job] if in_place => std::mem::take(&mut job.call),
             jobs => {
                 let calls: Vec<_> = jobs.iter().map(|job| &job.call).collect();
                 batch::gather(&calls, &rows, total, &mut |bytes| context.host_buffer(bytes))
@@ -234,7 +235,8 @@ impl Shared {
             jobs: Arc::clone(&jobs),
         });
         let pool = Arc::clone(self);
-        let gathered = Instant::now();
+        // Nothing was gathered where a request is used as it lies.
+        let gathered = if in_place { started } else { Instant::now() };
         let (in_flight, failed) = (Some(in_flight), Arc::clone(failed));
         let lent = match executable.lend(device) {
             Some(Ok(lent)) => lent,

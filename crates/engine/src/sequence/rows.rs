@@ -1,7 +1,7 @@
 //! Batches in which each sequence has its row, and rows without a request are filled up: for models that keep
 //! state of their own by row.
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::Instant};
 
 use super::{Prepared, Sequencer};
 use crate::{
@@ -44,13 +44,13 @@ impl Batch {
         }
         let call = batch::gather(&calls, &vec![1; total], total, &mut |_| None);
         let arrived = self.requests.iter().map(|request| request.request.arrived).min();
-        let traced = self.requests.iter().filter_map(|request| request.request.trace).collect();
+        let traced =
+            self.requests.iter().filter_map(|request| request.request.trace.as_deref().copied()).collect();
         let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
         let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies, traced });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
-        let mut job = Job::new(executable, call, i64::try_from(total).ok(), reply).alone();
-        job.arrived = arrived.unwrap_or(job.arrived);
-        job
+        let arrived = arrived.unwrap_or_else(Instant::now);
+        Job::new(executable, call, i64::try_from(total).ok(), reply, arrived).alone()
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,6 +15,32 @@ use crate::observe::Run;
 /// So many sizes of batches are told apart, and so many answers to one request; there may be more of both than
 /// anybody can read.
 const TOLD_APART: usize = 1024;
+
+/// Rows up to here are counted without a lock.
+const SMALL: usize = 65;
+
+/// Runs of one size.
+#[derive(Debug, Default)]
+struct Runs {
+    runs: Counter,
+    gather: Counter,
+    forward: Counter,
+    scatter: Counter,
+}
+
+impl Runs {
+    fn add(&self, gather: u64, forward: u64, scatter: u64) {
+        self.runs.add(1);
+        self.gather.add(gather);
+        self.forward.add(forward);
+        self.scatter.add(scatter);
+    }
+
+    fn counts(&self) -> BatchCounts {
+        let (gather, forward, scatter) = (self.gather.get(), self.forward.get(), self.scatter.get());
+        BatchCounts { runs: self.runs.get(), gather, forward, scatter }
+    }
+}
 
 /// Where a request was when it was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +112,11 @@ pub struct VersionStats {
     /// Bytes of tensors of answers.
     pub response_bytes: Counter,
     dropped: [[Counter; 2]; 3],
-    /// Milliseconds since 1970.
-    last: Counter,
+    born: (Instant, SystemTime),
+    /// When the last request came, in nanoseconds after that; 0 where none has.
+    last: AtomicU64,
+    /// Runs of few rows, as there are most of, by their number.
+    small: Box<[Runs; SMALL]>,
     batches: Mutex<BTreeMap<u64, BatchCounts>>,
     by_response: Mutex<BTreeMap<u64, ResponseCounts>>,
 }
@@ -116,7 +148,9 @@ impl VersionStats {
             request_bytes: Counter::default(),
             response_bytes: Counter::default(),
             dropped: Default::default(),
-            last: Counter::default(),
+            born: (Instant::now(), SystemTime::now()),
+            last: AtomicU64::new(0),
+            small: Box::new(std::array::from_fn(|_| Runs::default())),
             batches: Mutex::default(),
             by_response: Mutex::default(),
         }
@@ -168,6 +202,10 @@ impl VersionStats {
         self.scatter.record(scatter, requests);
         let rows = run.rows as u64;
         self.batch_rows.record(rows, 1);
+        if let Some(small) = self.small.get(run.rows) {
+            small.add(gather, forward, scatter);
+            return;
+        }
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if batches.len() < TOLD_APART || batches.contains_key(&rows) {
             let batch = batches.entry(rows).or_default();
@@ -178,21 +216,29 @@ impl VersionStats {
         }
     }
 
-    /// The last request came now.
-    pub(crate) fn came(&self) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.last.0.store(now, std::sync::atomic::Ordering::Relaxed);
+    /// A request has come.
+    pub(crate) fn came(&self, now: Instant) {
+        let since = nanos(now.saturating_duration_since(self.born.0));
+        self.last.store(since.max(1), Ordering::Relaxed);
     }
 
     /// When the last request came, in milliseconds since 1970; 0 where none has.
     pub fn last_came(&self) -> u64 {
-        self.last.get()
+        let last = self.last.load(Ordering::Relaxed);
+        if last == 0 {
+            return 0;
+        }
+        let at = self.born.1 + Duration::from_nanos(last);
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Runs by the rows that they had; of more than a thousand sizes the first.
     pub fn batches(&self) -> BTreeMap<u64, BatchCounts> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut all = self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let small = self.small.iter().enumerate().map(|(rows, runs)| (rows as u64, runs.counts()));
+        all.extend(small.filter(|(_, counts)| counts.runs > 0));
+        all
     }
 
     /// An answer of a request with many has been made; its number, from 0, and how long after the one before.

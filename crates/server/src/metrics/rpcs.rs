@@ -11,7 +11,7 @@ use sconce_engine::stats::{Buckets, Counter, Histogram, nanos};
 use tonic::Code;
 
 use super::text::Text;
-use crate::grpc::PREFIX;
+use crate::{grpc::PREFIX, wire::GRPC_STATUS};
 
 /// The RPCs that are told apart. Whatever else is called is `other`: nobody can invent a label.
 const METHODS: [&str; 18] = [
@@ -141,7 +141,7 @@ impl Counting {
 
     /// Reads the code from headers or trailers, where it stands in them.
     pub(crate) fn read(&mut self, headers: &HeaderMap) {
-        if let Some(status) = headers.get("grpc-status") {
+        if let Some(status) = headers.get(&GRPC_STATUS) {
             self.ended = Some(Code::from_bytes(status.as_bytes()));
         }
     }

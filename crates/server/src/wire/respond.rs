@@ -30,7 +30,7 @@ const MAX_MESSAGE: usize = i32::MAX as usize;
 const MAX_STATUS: usize = 2048;
 
 /// Parsed once: a name given as text is looked up again for each answer.
-static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
