@@ -30,6 +30,8 @@ struct Round {
     rate: f64,
     /// Of a single request: one over its median in milliseconds, so that more is better.
     quickness: f64,
+    /// The server's CPU time for it, in microseconds.
+    cpu: f64,
 }
 
 /// What is compared.
@@ -45,7 +47,7 @@ impl Contestant {
     async fn round(&mut self, window: Duration) -> Result<()> {
         let many = closed::window(&self.server, &self.target, IN_FLIGHT, window).await?;
         let one = closed::window(&self.server, &self.target, 1, window / 2).await?;
-        self.rounds.push(Round { rate: many.rate, quickness: 1.0 / one.p50 });
+        self.rounds.push(Round { rate: many.rate, quickness: 1.0 / one.p50, cpu: one.cpu });
         Ok(())
     }
 
@@ -95,7 +97,7 @@ async fn model(plan: &Plan, model: &Model) -> Result<()> {
     let (default, others) = all.split_first().ok_or("no configuration")?;
     println!("{}", model.name);
     println!(
-        "  instances      req/s at {IN_FLIGHT}  default/this (min - max)   one alone ms  default/this (min - max)"
+        "  instances      req/s at {IN_FLIGHT}  default/this (min - max)   one alone ms  default/this (min - max)    CPU us"
     );
     for contestant in &all {
         let ratio = |measure: Measure| {
@@ -104,12 +106,13 @@ async fn model(plan: &Plan, model: &Model) -> Result<()> {
             if contestant.name == default.name { String::new() } else { ratio }
         };
         println!(
-            "  {:<14} {:11.1}  {:<24}  {:13.3}  {}",
+            "  {:<14} {:11.1}  {:<24}  {:13.3}  {:<24}  {:6.1}",
             contestant.name,
             contestant.median(|round| round.rate),
             ratio(|round| round.rate),
             1.0 / contestant.median(|round| round.quickness),
             ratio(|round| round.quickness),
+            contestant.median(|round| round.cpu),
         );
     }
     println!("{}", verdict(default, others, "throughput", |round| round.rate)?);

@@ -106,7 +106,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const WORTH_HOLDING: f64 = 1.08;
 
 /// Seconds. A run that takes less than this may be made by the thread that brought the request, where requests
-/// come so much more seldom that no batch is missed: it is two threads less that have to be woken.
+/// come one by one, or so much more seldom, that no batch is missed: it is two threads less that have to be woken.
 const AT_ONCE: f64 = 200e-6;
 /// How much more seldom.
 const SELDOM: f64 = 4.0;

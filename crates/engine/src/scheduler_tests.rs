@@ -413,3 +413,50 @@ fn what_runs_cost_on_one_kind_of_device_says_nothing_of_another() {
         assert_eq!(free(&mut scheduler, run.worker, now).unwrap().batch.len(), rows);
     }
 }
+
+#[test]
+fn short_runs_of_one_who_is_alone_are_made_where_his_requests_are_and_of_two_by_a_worker() {
+    let mut scheduler = processor(2);
+    let model = scheduler.add_model(policy(on(&[(0, 2)]), 10, Class::Traffic));
+    let (run, pause) = (Duration::from_micros(40), Duration::from_micros(50));
+    let mut now = Instant::now();
+    // He comes back so soon that a batch could be made, if there were others.
+    let asks = |scheduler: &mut Scheduler<Job>, now: &mut Instant, company: bool| {
+        let first = scheduler.arrive(model, job(0), *now).unwrap().unwrap();
+        if company {
+            assert!(
+                scheduler.arrive(model, job(1), *now + run / 2).unwrap().is_none(),
+                "it is left to the worker"
+            );
+        }
+        *now += run;
+        let next = scheduler.worker_free(first.worker, Some(run), *now);
+        assert_eq!(next.len(), usize::from(company));
+        for dispatch in next {
+            assert!(!dispatch.here, "a worker is awake already");
+            *now += run;
+            scheduler.worker_free(dispatch.worker, Some(run), *now);
+        }
+        *now += pause;
+        first.here
+    };
+    assert!(!asks(&mut scheduler, &mut now, false), "nothing is known of him, nor of what runs take");
+    for _ in 0..40 {
+        asks(&mut scheduler, &mut now, false);
+    }
+    assert!(asks(&mut scheduler, &mut now, false));
+    assert!(asks(&mut scheduler, &mut now, true), "nobody had come yet");
+    for count in 0..100 {
+        assert!(!asks(&mut scheduler, &mut now, count % 10 == 0), "{count}: he is not alone");
+    }
+    // Another model's requests are company, too.
+    for _ in 0..40 {
+        asks(&mut scheduler, &mut now, false);
+    }
+    assert!(asks(&mut scheduler, &mut now, false));
+    let other = scheduler.add_model(policy(on(&[(0, 2)]), 10, Class::Traffic));
+    let long = scheduler.arrive(other, job(2), now).unwrap().unwrap();
+    assert!(!asks(&mut scheduler, &mut now, false));
+    scheduler.worker_free(long.worker, None, now);
+    assert!(!asks(&mut scheduler, &mut now, false));
+}

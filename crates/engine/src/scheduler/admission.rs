@@ -188,7 +188,7 @@ impl<W: Work> Scheduler<W> {
         let Some(state) = self.models.get_mut(&model) else { return Err(work) };
         let (bytes, was_idle) = (work.bytes(), state.queue.len() == 0);
         state.queue.push(work, now)?;
-        state.pace.arrived(now);
+        state.pace.arrived(now, self.waiting.is_empty() && self.devices.are_quiet());
         if was_idle {
             for (placement, usage) in state.policy.placements.iter().zip(&mut state.usage) {
                 usage.served = usage.served.max(self.served[placement.device]);

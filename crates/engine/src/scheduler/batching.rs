@@ -6,6 +6,8 @@ use super::{Policy, cost::Costs, queue::Head};
 
 /// How much the last time between two requests counts against all before it.
 const FRESH: f64 = 0.1;
+/// So many requests in a row that found nothing else going on are those of one caller, who waits for each answer.
+const ALONE: u32 = 16;
 /// When nobody has come for so many times the usual, nobody is expected any more.
 const PATIENCE: f64 = 3.0;
 
@@ -15,6 +17,8 @@ pub(super) struct Pace {
     last: Option<Instant>,
     /// Seconds between two requests, usually.
     gap: Option<f64>,
+    /// How many have found nothing else going on, since the last that found something.
+    undisturbed: u32,
 }
 
 impl Pace {
@@ -23,7 +27,14 @@ impl Pace {
         self.gap
     }
 
-    pub(super) fn arrived(&mut self, now: Instant) {
+    /// Whether they come one by one, however soon after each other: no batch could be made of them.
+    pub(super) fn is_alone(&self) -> bool {
+        self.undisturbed >= ALONE
+    }
+
+    /// One has come; `quiet` when nothing else waited or ran, of any model.
+    pub(super) fn arrived(&mut self, now: Instant, quiet: bool) {
+        self.undisturbed = if quiet { self.undisturbed.saturating_add(1) } else { 0 };
         if let Some(last) = self.last {
             let gap = now.saturating_duration_since(last).as_secs_f64();
             self.gap = Some(self.gap.map_or(gap, |usual| usual + (gap - usual) * FRESH));

@@ -213,6 +213,11 @@ impl Devices {
         here.cores.saturating_sub(here.used).clamp(1, self.cores(device))
     }
 
+    /// Whether nothing runs on any of them that is expected to end.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.devices.iter().all(|device| device.used == 0)
+    }
+
     pub(super) fn in_flight(&self, device: usize) -> usize {
         self.devices[device].in_flight.load(Ordering::Relaxed)
     }

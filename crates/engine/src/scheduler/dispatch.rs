@@ -17,7 +17,8 @@ impl<W: Work> Scheduler<W> {
         &state.costs[self.devices.kind(device)]
     }
 
-    /// Whether the run is over so soon, and requests come so seldom, that nothing is gained by another thread.
+    /// Whether the run is over so soon, and requests come so seldom or one by one, that nothing is gained by
+    /// another thread.
     pub(super) fn is_light(&self, dispatch: &Dispatch<W>) -> bool {
         let Some(state) = self.models.get(&dispatch.model) else { return false };
         let (ModelState { policy, queue, pace, .. }, costs) = (state, self.costs(state, dispatch.device));
@@ -28,7 +29,8 @@ impl<W: Work> Scheduler<W> {
             return false;
         }
         let takes = costs.surely(work.size(), work.rows());
-        takes.is_some_and(|takes| takes < AT_ONCE && pace.gap().is_some_and(|gap| gap > takes * SELDOM))
+        let seldom = |takes: f64| pace.gap().is_some_and(|gap| gap > takes * SELDOM);
+        takes.is_some_and(|takes| takes < AT_ONCE && (seldom(takes) || pace.is_alone()))
     }
 
     /// Gives the workers of a device what they may run, until none is idle or nothing is left for them.
