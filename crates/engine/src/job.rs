@@ -9,7 +9,7 @@ use crate::{
     Error,
     batch::{self, Traits},
     executable::Executable,
-    observe::TraceContext,
+    observe::{Run, TraceContext},
     padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Refusal, Work},
@@ -36,6 +36,8 @@ pub struct Job {
     pub threads: Option<usize>,
     /// When it came.
     pub arrived: Instant,
+    /// Whether its caller wants to know of the run.
+    pub told: bool,
     /// Its place in a trace, if it is traced.
     pub trace: Option<Box<TraceContext>>,
     traits: Traits,
@@ -54,7 +56,7 @@ impl Job {
         let traits = batch::traits(&call, rows);
         let extents = Extents::of(&call, traits.rows);
         let (deadline, priority, timeout, threads) = (None, 0, None, None);
-        let trace = None;
+        let (told, trace) = (!reply.counts(), None);
         Self {
             executable,
             call,
@@ -64,10 +66,16 @@ impl Job {
             timeout,
             threads,
             arrived,
+            told,
             trace,
             traits,
             extents,
         }
+    }
+
+    /// What its caller is told of the run.
+    pub(crate) fn told(&self, run: &Run) -> Option<Box<Run>> {
+        self.told.then(|| Box::new(Run { arrived: self.arrived, ..*run }))
     }
 
     /// From now on it runs by itself.

@@ -54,6 +54,8 @@ pub struct Request {
     pub max_steps: Option<u32>,
     /// What its caller calls it, for the log; may be anything.
     pub id: String,
+    /// Whether its caller wants to know of the run that answers it.
+    pub told: bool,
     /// Its place in a trace, if it is traced.
     pub trace: Option<Box<TraceContext>>,
 }

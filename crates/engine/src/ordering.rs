@@ -23,7 +23,7 @@ struct State {
     held: BTreeMap<u64, Option<Held>>,
 }
 
-type Held = (Reply, Result<Output>, Option<Run>);
+type Held = (Reply, Result<Output>, Option<Box<Run>>);
 
 /// A request's place in the order. Dropped unanswered it holds nobody up.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Gate {
 
 impl Ticket {
     /// Answers when all before have been answered.
-    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<Run>) {
+    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<Box<Run>>) {
         self.answered = true;
         self.gate.leave(self.number, Some((reply, answer, run)));
     }

@@ -27,8 +27,8 @@ use crate::{
     value::Output,
 };
 
-/// An answer, and the run that made it, if there was one.
-pub type Answer = (Result<Output>, Option<Run>);
+/// An answer, and the run that made it, if there was one and its caller wants to know.
+pub type Answer = (Result<Output>, Option<Box<Run>>);
 
 /// The way back to one caller. Dropping it unanswered tells the caller that the worker was lost.
 #[derive(Debug)]
@@ -86,18 +86,18 @@ impl Reply {
     }
 
     /// Sends the only or last answer, which this run has made. One that nobody waits for is dropped.
-    pub fn finish(self, answer: Result<Output>, run: Option<Run>) {
+    pub fn finish(self, answer: Result<Output>, run: Option<Box<Run>>) {
         generate::go_on(self.answer(answer, run).into_iter().collect());
     }
 
     /// The same, but for what follows from it: that is given back, to run together with others.
-    fn answer(self, answer: Result<Output>, run: Option<Run>) -> Option<Step> {
+    fn answer(self, answer: Result<Output>, run: Option<Box<Run>>) -> Option<Step> {
         match self {
             Self::Generating(generation) => return generation.answer(answer),
             Self::One(sender) | Self::Measured(sender) => drop(sender.send((answer, run))),
             Self::Ordered(ticket, reply) => ticket.answer(*reply, answer, run),
             Self::Sequenced(turn, reply) => turn.answer(*reply, answer, run),
-            Self::Rows(rows) => rows.answer(answer, run),
+            Self::Rows(rows) => rows.answer(answer, run.as_deref()),
         }
         None
     }
@@ -181,8 +181,8 @@ impl Done {
     fn fail(&self, jobs: Vec<Job>, error: &RunError, ran: Instant) {
         let run = self.ended(&jobs, ran, ran, true);
         for job in jobs {
-            let (answer, run) = (Err(of_model(&job, error)), Run { arrived: job.arrived, ..run });
-            job.reply.finish(answer, Some(run));
+            let (answer, run) = (Err(of_model(&job, error)), job.told(&run));
+            job.reply.finish(answer, run);
         }
     }
 
@@ -248,8 +248,8 @@ impl Done {
 /// Answers the requests of one batch.
 fn answer_all(jobs: impl Iterator<Item = (Job, Output)>, run: &Run) {
     let answer = |(job, output): (Job, Output)| {
-        let run = Run { arrived: job.arrived, ..*run };
-        job.reply.answer(Ok(output), Some(run))
+        let run = job.told(run);
+        job.reply.answer(Ok(output), run)
     };
     generate::go_on(jobs.filter_map(answer).collect());
 }

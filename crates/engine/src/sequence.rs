@@ -66,13 +66,14 @@ pub(crate) struct Pending {
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
     pub(crate) trace: Option<Box<TraceContext>>,
+    pub(crate) told: bool,
 }
 
 impl Pending {
     fn job(self, executable: &Arc<Executable>) -> Job {
         let mut job = Job::new(Arc::clone(executable), self.call, self.rows, self.reply, self.arrived);
         (job.deadline, job.priority, job.timeout) = (self.deadline, self.priority, self.timeout);
-        job.trace = self.trace;
+        (job.trace, job.told) = (self.trace, self.told);
         job
     }
 }
@@ -391,7 +392,7 @@ pub struct Turn {
 
 impl Turn {
     /// Answers, and lets the next one of the sequence run.
-    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<observe::Run>) {
+    pub(crate) fn answer(mut self, reply: Reply, answer: Result<Output>, run: Option<Box<observe::Run>>) {
         let (answer, left) = match answer {
             Err(error) => (Err(error), None),
             Ok(output) => match self.sequencer.plan().left(&output) {

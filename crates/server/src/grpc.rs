@@ -273,11 +273,11 @@ impl Service {
     fn told(
         &self,
         outcome: Result<Vec<NamedOutput>, Error>,
-        run: Option<Run>,
+        run: Option<Box<Run>>,
         watch: Option<&Watch>,
     ) -> Answer<Vec<NamedOutput>> {
         if let Some(watch) = watch {
-            watch.note(|record| record.run = run);
+            watch.note(|record| record.run = run.map(|run| *run));
         }
         outcome.map_err(|error| self.refusal(&error, watch))
     }
@@ -357,7 +357,8 @@ impl Service {
         }
         let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
         let request = from_proto::infer_request(request, deadline)?;
-        Ok((live, Request { sequence, max_steps, trace, id: id.to_owned(), ..request }))
+        let told = watch.is_some();
+        Ok((live, Request { sequence, max_steps, trace, told, id: id.to_owned(), ..request }))
     }
 
     /// When a stream that begins now is to end, and why.

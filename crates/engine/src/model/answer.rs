@@ -102,7 +102,7 @@ impl LiveVersion {
         self.infer_seen(request, &mut None).await
     }
 
-    /// The same, and tells which run it was that answered.
+    /// The same, and tells which run it was that answered, where the request wants to know.
     ///
     /// What can be done at once is done by the call itself: the future that it returns has only what is needed to
     /// wait, because futures are moved about.
@@ -112,7 +112,7 @@ impl LiveVersion {
     pub fn infer_seen<'a>(
         &'a self,
         request: Request,
-        run: &'a mut Option<Run>,
+        run: &'a mut Option<Box<Run>>,
     ) -> impl Future<Output = Result<Vec<NamedOutput>>> + Send + 'a {
         let asked = match &self.generator {
             Some(_) => Asked::Many(Box::pin(self.collected(request))),
@@ -261,13 +261,14 @@ impl LiveVersion {
         let (batch, deadline, priority) = (checked.batch, request.deadline, request.priority);
         if let Some(sequencer) = &self.sequencer {
             let at = self.in_sequence(request.sequence, batch)?;
-            let (call, arrived, trace) = (checked.call, came, request.trace);
-            let pending = Pending { call, rows: batch, reply, deadline, priority, timeout, arrived, trace };
+            let (call, arrived, trace, told) = (checked.call, came, request.trace, request.told);
+            let pending =
+                Pending { call, rows: batch, reply, deadline, priority, timeout, arrived, trace, told };
             sequencer.submit(&at, pending);
         } else {
             let mut job = Job::new(Arc::clone(&self.executable), checked.call, batch, reply, came);
             (job.deadline, job.priority, job.timeout) = (deadline, priority, timeout);
-            job.trace = request.trace;
+            (job.trace, job.told) = (request.trace, request.told);
             let refused = |refusal| refused(&self.model, self.version, refusal);
             self.registration.submit(job).map_err(refused)?;
         }
@@ -280,7 +281,7 @@ impl LiveVersion {
         waiting: Waiting,
         answer: std::result::Result<Answer, RecvError>,
         deadline: Option<Instant>,
-        run: &mut Option<Run>,
+        run: &mut Option<Box<Run>>,
     ) -> Result<Vec<NamedOutput>> {
         // The queue drops what has expired, and may be earlier than the timer.
         let lost = |_| match deadline {

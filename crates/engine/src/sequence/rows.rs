@@ -46,11 +46,14 @@ impl Batch {
         let arrived = self.requests.iter().map(|request| request.request.arrived).min();
         let traced =
             self.requests.iter().filter_map(|request| request.request.trace.as_deref().copied()).collect();
+        let told = self.requests.iter().any(|request| request.request.told);
         let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
         let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies, traced });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
         let arrived = arrived.unwrap_or_else(Instant::now);
-        Job::new(executable, call, i64::try_from(total).ok(), reply, arrived).alone()
+        let mut job = Job::new(executable, call, i64::try_from(total).ok(), reply, arrived).alone();
+        job.told = told;
+        job
     }
 }
 
@@ -81,7 +84,8 @@ impl Rows {
     }
 
     /// Gives each his row.
-    pub(crate) fn answer(self, answer: Result<Output>, run: Option<Run>) {
+    pub(crate) fn answer(self, answer: Result<Output>, run: Option<&Run>) {
+        let own = |run: Option<&Run>| run.map(|run| Box::new(*run));
         let parts = answer.and_then(|output| {
             batch::scatter(&output, &vec![1; self.total], self.total)
                 .map_err(|message| Error::Output { model: self.model.to_string(), message })
@@ -91,12 +95,12 @@ impl Rows {
                 let mut parts: Vec<Option<Output>> = parts.into_iter().map(Some).collect();
                 for (row, reply) in self.replies {
                     if let Some(part) = parts.get_mut(row).and_then(Option::take) {
-                        reply.finish(Ok(part), run);
+                        reply.finish(Ok(part), own(run));
                     }
                 }
             }
             Err(error) => {
-                self.replies.into_iter().for_each(|(_, reply)| reply.finish(Err(error.clone()), run))
+                self.replies.into_iter().for_each(|(_, reply)| reply.finish(Err(error.clone()), own(run)))
             }
         }
     }
