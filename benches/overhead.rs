@@ -21,7 +21,14 @@ use support::{
 const PAIRS: usize = 11;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// For everything, however slow the machine.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
+/// What an operator may switch on. No collector listens: spans are made and lost.
+const WATCHING: [(&str, &[&str]); 4] = [
+    ("access log, all", &["--access-log", "all"]),
+    ("access log, errors", &["--access-log", "errors"]),
+    ("traced, 1 in 100", &["--trace-endpoint", "http://127.0.0.1:9", "--trace-ratio", "0.01"]),
+    ("traced, all", &["--trace-endpoint", "http://127.0.0.1:9", "--trace-ratio", "1"]),
+];
 
 /// So many requests of a kind, so many in flight.
 struct Scenario {
@@ -104,6 +111,13 @@ async fn measure(floor: &Path, repository: &Path, model: &Path) -> Result<()> {
         println!("{}", report::row(scenario.name, &pairs));
     }
     let loaded = [floor.server.memory()?, sconce.server.memory()?];
+    println!("\n{}", report::head("plain", "watched"));
+    for (name, arguments) in WATCHING {
+        let mut watched = Contestant::start(Server::sconce_with(repository, arguments)?).await?;
+        let [in_flight_64, ..] = scenarios();
+        let pairs = pairs(&mut sconce, &mut watched, &in_flight_64).await?;
+        println!("{}", report::row(name, &pairs));
+    }
 
     println!("\nresident MB          idle  (not of files)");
     for (name, (all, own)) in ["bare libtorch", "floor", "sconce"].iter().zip(idle) {

@@ -6,7 +6,7 @@ use sconce_proto::inference::{
 use tonic::Code;
 
 use crate::{
-    harness::{Repo, Server, fp32, refused, request},
+    harness::{PATIENCE, Repo, Server, fp32, refused, request},
     raw::{Raw, framed},
 };
 
@@ -183,4 +183,89 @@ async fn calls_are_counted_that_no_model_ever_saw() {
     assert_eq!(metric(&text, "sconce_rpc_duration_seconds_count", &[("method", "ModelInfer")]), Some(3.0));
     assert_eq!(metric(&text, "sconce_connections", &[]), Some(1.0));
     assert!(!text.contains("Invented") && !text.contains("a.b.C"), "{text}");
+}
+
+#[tokio::test]
+async fn requests_that_no_version_serves_are_counted_by_their_model_and_so_is_a_wrong_configuration() {
+    let repo = repository();
+    repo.file("broken/config.yaml", "max_batch_size: [");
+    repo.identity("broken/1/model.pt");
+    let server = Server::start(repo.path());
+    refused(server.infer(request("broken", &[])).await, Code::NotFound, &["broken"]);
+    for _ in 0..2 {
+        let wanted = ModelInferRequest { model_version: "9".to_owned(), ..rows(1) };
+        refused(server.infer(wanted).await, Code::NotFound, &["version 9"]);
+    }
+    let (_, text) = server.get("/metrics");
+    let unserved = |model: &str| {
+        metric(&text, "sconce_requests_total", &[("model", model), ("version", ""), ("reason", "not_ready")])
+    };
+    assert_eq!(unserved("broken"), Some(1.0), "{text}");
+    assert_eq!(unserved("echo"), None, "a version that is not there is its caller's mistake");
+    let problem = |model: &str| metric(&text, "sconce_model_problem", &[("model", model)]);
+    assert_eq!((problem("broken"), problem("echo")), (Some(1.0), Some(0.0)), "{text}");
+}
+
+#[tokio::test]
+async fn a_version_that_is_replaced_and_comes_back_goes_on_counting() {
+    let repo = repository();
+    repo.identity("one/1/model.pt");
+    let server = Server::start(repo.path());
+    let ask = || server.infer(request("one", &[("x", "FP32", &[1], fp32(&[1.0]))]));
+    let until = async |version: &str| {
+        while ask().await.expect("an answer").model_version != version {
+            tokio::task::yield_now().await;
+        }
+    };
+    let count = |version: &str| {
+        let (_, text) = server.get("/metrics");
+        let labels = [("model", "one"), ("version", version), ("reason", "ok")];
+        metric(&text, "sconce_requests_total", &labels).unwrap_or_default()
+    };
+    for _ in 0..3 {
+        ask().await.expect("an answer");
+    }
+    repo.identity("staged/two");
+    std::fs::create_dir(repo.path().join("one/.2")).expect("a directory");
+    std::fs::rename(repo.path().join("staged/two"), repo.path().join("one/.2/model.pt")).expect("a file");
+    std::fs::rename(repo.path().join("one/.2"), repo.path().join("one/2")).expect("a version");
+    until("2").await;
+    let before = count("1");
+    assert!(before >= 3.0);
+    std::fs::remove_dir_all(repo.path().join("one/2")).expect("removed");
+    until("1").await;
+    assert!(count("1") > before, "it began anew");
+}
+
+#[tokio::test]
+async fn callers_who_ask_the_metrics_address_for_nothing_take_no_file_from_the_others() {
+    use std::io::{ErrorKind, Read, Write};
+
+    let repo = repository();
+    let server = Server::start(repo.path());
+    let mut sockets: Vec<_> = (0..200)
+        .map(|_| {
+            let mut socket = std::net::TcpStream::connect(&server.http).expect("a connection");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            // One that was turned away may have gone already.
+            let _ = socket.write_all(b"GET /metr");
+            socket
+        })
+        .collect();
+    for socket in &mut sockets[64..] {
+        match socket.read(&mut [0; 16]) {
+            Ok(count) => assert_eq!(count, 0, "nothing is said to those who are too many"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    server.infer(rows(1)).await.expect("an answer");
+    drop(sockets);
+    loop {
+        let mut socket = std::net::TcpStream::connect(&server.http).expect("a connection");
+        let mut text = String::new();
+        let asked = socket.write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        if asked.and_then(|()| socket.read_to_string(&mut text)).is_ok() && text.contains("200 OK") {
+            return;
+        }
+    }
 }

@@ -29,12 +29,23 @@ impl Drop for Server {
 impl Server {
     /// Starts `sconce` on a repository.
     pub(crate) fn sconce(repository: &Path) -> Result<Self> {
+        Self::serving(repository, &[], Stdio::inherit())
+    }
+
+    /// The same with more arguments, whose log nobody sees.
+    pub(crate) fn sconce_with(repository: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::serving(repository, arguments, Stdio::null())
+    }
+
+    fn serving(repository: &Path, arguments: &[&str], log: Stdio) -> Result<Self> {
         let address = free_address()?;
         let child = Command::new(env!("CARGO_BIN_EXE_sconce"))
             .args(["serve", "--log-level", "warn", "--metrics-address", "off", "--grpc-address", &address])
+            .args(arguments)
             .arg("--model-repository")
             .arg(repository)
             .stdin(Stdio::null())
+            .stderr(log)
             .spawn()?;
         Ok(Self { child, address })
     }

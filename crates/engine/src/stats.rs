@@ -14,7 +14,10 @@ use std::{
 
 use sconce_repository::Version;
 
-use crate::table::{Snapshot, Step};
+use crate::{
+    Error,
+    table::{Snapshot, Step},
+};
 
 mod histogram;
 mod reason;
@@ -82,6 +85,8 @@ impl LoadOutcome {
 #[derive(Debug)]
 pub struct LoadStats {
     outcomes: Mutex<BTreeMap<LoadOutcome, u64>>,
+    /// Requests for which no version served: where none is expected to, and where one is on its way.
+    pub unserved: [Counter; 2],
     /// How long those took that passed, from the first byte read to the last run before it served.
     pub duration: Histogram,
 }
@@ -101,6 +106,7 @@ pub struct Stats {
     durations: Buckets,
     loads_take: Buckets,
     versions: Mutex<BTreeMap<Key, Arc<VersionStats>>>,
+    on_disk: Mutex<BTreeSet<Key>>,
     loads: Mutex<BTreeMap<Arc<str>, Arc<LoadStats>>>,
 }
 
@@ -117,7 +123,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Stats {
     /// With these buckets for the durations of requests and their stages.
     pub fn new(durations: Buckets) -> Self {
-        Self { durations, loads_take: Buckets::loads(), versions: Mutex::default(), loads: Mutex::default() }
+        let (versions, on_disk, loads) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { durations, loads_take: Buckets::loads(), versions, on_disk, loads }
     }
 
     /// The numbers of a version, which go on where it was known before.
@@ -137,24 +144,49 @@ impl Stats {
         lock(&self.loads).iter().map(|(model, loads)| (Arc::clone(model), Arc::clone(loads))).collect()
     }
 
+    fn of_model(&self, model: &Arc<str>) -> Arc<LoadStats> {
+        let new = || {
+            let (outcomes, unserved) = (Mutex::default(), Default::default());
+            Arc::new(LoadStats { outcomes, unserved, duration: self.loads_take.histogram() })
+        };
+        Arc::clone(lock(&self.loads).entry(Arc::clone(model)).or_insert_with(new))
+    }
+
+    /// Counts a request for a model that is there and has no version that serves it, for this reason. A version that
+    /// is not there is not told apart: callers could name any.
+    pub fn unserved(&self, model: &Arc<str>, error: &Error) {
+        if matches!(error, Error::NoVersion { .. }) {
+            self.of_model(model).unserved[0].add(1);
+        } else if matches!(error, Error::NotReady { .. }) {
+            self.of_model(model).unserved[1].add(1);
+        }
+    }
+
     /// Counts an attempt to load a version of the model, and how long it took if it passed.
     pub fn load(&self, model: &Arc<str>, outcome: LoadOutcome, took: Option<Duration>) {
-        let new =
-            || Arc::new(LoadStats { outcomes: Mutex::default(), duration: self.loads_take.histogram() });
-        let loads = Arc::clone(lock(&self.loads).entry(Arc::clone(model)).or_insert_with(new));
+        let loads = self.of_model(model);
         *lock(&loads.outcomes).entry(outcome).or_default() += 1;
         if let Some(took) = took {
             loads.duration.record(nanos(took), 1);
         }
     }
 
-    /// Forgets the versions and models that are gone: neither in a route nor held by a request.
+    /// These versions are on disk: they keep their numbers, whether they serve or not.
+    pub fn set_on_disk(&self, versions: impl Iterator<Item = (Arc<str>, Version)>) {
+        *lock(&self.on_disk) = versions.collect();
+    }
+
+    /// Forgets the versions and models that are gone: neither on disk, nor in a route, nor held by a request. Whoever
+    /// reads the numbers holds them for a moment, so this is to be called now and then.
     pub fn forget(&self, snapshot: &Snapshot) {
         let known = |model: &Arc<str>| snapshot.routes.get(model);
         let retired: BTreeSet<(&str, Version)> =
             snapshot.retired.iter().map(|(live, _)| (&*live.model, live.version)).collect();
-        lock(&self.versions).retain(|(model, version), stats| {
-            known(model).is_some_and(|route| route.versions.contains_key(version))
+        let on_disk = lock(&self.on_disk);
+        lock(&self.versions).retain(|key, stats| {
+            let (model, version) = key;
+            on_disk.contains(key)
+                || known(model).is_some_and(|route| route.versions.contains_key(version))
                 || retired.contains(&(&**model, *version))
                 || Arc::strong_count(stats) > 1
         });

@@ -1,6 +1,6 @@
 //! The HTTP side: health for probes that do not speak gRPC, what is known of each model, and metrics.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,14 +9,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use sconce_engine::{
     pool::Pool,
     table::{Snapshot, Table},
     text::quote,
 };
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch};
-use tracing::error;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use tracing::debug;
 
 use crate::{debug, metrics::Metrics, models};
 
@@ -25,6 +34,15 @@ const NAMED: usize = 20;
 
 /// The format of Prometheus.
 const PROMETHEUS: &str = "text/plain; version=0.0.4";
+
+/// More callers at once are turned away: scrapers, probes and people are few.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a caller may take to ask, and an idle connection stays open.
+const HEAD: Duration = Duration::from_secs(30);
+/// How long a connection lasts at most.
+const LONGEST: Duration = Duration::from_secs(300);
+/// After an accept that failed for want of something (files, memory), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is told from.
 #[derive(Clone)]
@@ -50,13 +68,37 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
         })
         .with_state(admin.clone());
     let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
-    let stopped = async move {
-        // The sender is gone when the server is.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
-        error!("the metrics address is no longer served: {error}");
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let ending = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // The sender is gone when the server is.
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match (accepted, Arc::clone(&places).try_acquire_owned()) {
+            (Ok((stream, _)), Ok(place)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(TokioIo::new(stream), service);
+                let connection = ending.watch(connection);
+                tokio::spawn(async move {
+                    // Whoever does not read is no reason to keep the place for ever.
+                    let _ = tokio::time::timeout(LONGEST, connection).await;
+                    drop(place);
+                });
+            }
+            // Closed at once: it would only take a file from those who want a model.
+            (Ok(_), Err(_)) => {}
+            (Err(error), _) => {
+                debug!("a connection to the metrics address could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
+    ending.shutdown().await;
 }
 
 async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {

@@ -6,12 +6,12 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesOrdered, SelectAll};
-use tokio::time::Sleep;
+use tokio::{sync::watch, time::Sleep};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -35,6 +35,21 @@ pub(crate) enum Said {
 type Many = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 type Result<T> = std::result::Result<T, Box<Status>>;
+
+/// When a stream that begins now takes in nothing more, and why: when the server stops, or at its age.
+pub(crate) async fn closing(mut stop: watch::Receiver<bool>, age: Option<Duration>) -> Status {
+    let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
+    let aged = async {
+        match age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => std::future::pending().await,
+        }
+    };
+    Status::unavailable(tokio::select! {
+        () = stopped => "the server is shutting down: what had been taken in is answered; open another stream",
+        () = aged => "the stream is as old as --max-stream-age allows: what had been taken in is answered; open another",
+    })
+}
 
 /// Requests and their answers, as bytes of messages.
 pub(crate) struct Conversation<M, A, F: Future> {

@@ -34,7 +34,7 @@ use tonic::Status;
 
 use crate::{
     control::Control,
-    conversation::{Conversation, Said},
+    conversation::{Conversation, Said, closing},
     from_proto,
     logging::Logs,
     observe::{MessageEnding, OfModel, Watch},
@@ -224,7 +224,10 @@ impl Service {
             let streaming = Streaming { deadline, encoding, real_errors, ending: MessageEnding(watch) };
             Arc::clone(&this).answer_streamed(data, streaming)
         };
-        wire::stream(Conversation::new(messages, answer, deadline, self.closing()), encoding)
+        wire::stream(
+            Conversation::new(messages, answer, deadline, closing(self.stop.clone(), self.max_stream_age)),
+            encoding,
+        )
     }
 
     /// One message of a stream. An error ends the stream; what is wrong with a request alone is an answer,
@@ -346,12 +349,20 @@ impl Service {
             watch.trace(&request.model_name).map(Box::new)
         });
         let version = from_proto::version(&request.model_version)?;
+        if let Some(watch) = watch {
+            watch.note(|record| record.version = version);
+        }
         let sequence = from_proto::sequence(&request)?;
         let live = match &sequence {
             None => self.table.get(&request.model_name, version),
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
-        let live = live.map_err(|error| self.refusal(&error, watch))?;
+        let live = live.map_err(|error| {
+            if let Some((name, _)) = self.table.snapshot().routes.get_key_value(&*request.model_name) {
+                self.pool.stats().unserved(name, &error);
+            }
+            self.refusal(&error, watch)
+        })?;
         if let Some(watch) = watch {
             watch.note(|record| record.version = Some(live.version));
         }
@@ -359,25 +370,6 @@ impl Service {
         let request = from_proto::infer_request(request, deadline)?;
         let told = watch.is_some();
         Ok((live, Request { sequence, max_steps, trace, told, id: id.to_owned(), ..request }))
-    }
-
-    /// When a stream that begins now is to end, and why.
-    fn closing(&self) -> impl Future<Output = Status> + Send + 'static {
-        let mut stop = self.stop.clone();
-        let age = self.max_stream_age;
-        async move {
-            let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
-            let aged = async {
-                match age {
-                    Some(age) => tokio::time::sleep(age).await,
-                    None => std::future::pending().await,
-                }
-            };
-            Status::unavailable(tokio::select! {
-                () = stopped => "the server is shutting down: what had been taken in is answered; open another stream",
-                () = aged => "the stream is as old as --max-stream-age allows: what had been taken in is answered; open another",
-            })
-        }
     }
 
     /// An RPC that is answered at once.

@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -51,6 +51,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an accept that failed for want of something (files, memory), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines of the log on that.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// A client begins to speak as soon as it is connected; whoever has not by then is none.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its
@@ -84,6 +86,7 @@ impl Listener {
         let this = Arc::new(self);
         let mut connections = JoinSet::new();
         let stopped = stop.clone();
+        let mut said = None;
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -91,7 +94,11 @@ impl Listener {
                         connections.spawn(Arc::clone(&this).serve(stream, stopped.clone()));
                     }
                     Err(error) => {
-                        warn!("a connection could not be accepted: {error}");
+                        // One line stands for as long as it lasts.
+                        if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
+                            warn!("a connection could not be accepted: {error}");
+                            said = Some(Instant::now());
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

@@ -159,7 +159,7 @@ impl Watchers {
             traceparent: traceparent.clone(),
             tracestate: joined(headers, "tracestate"),
         };
-        let watch = Watch { watchers: self.clone(), traceparent, record: Mutex::new(record) };
+        let watch = Watch { watchers: self.clone(), traceparent, of: None, record: Mutex::new(record) };
         if !matches!(method, "ModelInfer" | "ModelStreamInfer") {
             // No model is run.
             let _ = watch.trace("");
@@ -189,6 +189,8 @@ fn joined(headers: &HeaderMap, name: &str) -> Option<HeaderValue> {
 pub(crate) struct Watch {
     watchers: Watchers,
     traceparent: Option<HeaderValue>,
+    /// The stream of which it is one message.
+    of: Option<Arc<Watch>>,
     record: Mutex<Record>,
 }
 
@@ -203,7 +205,7 @@ impl Watch {
     }
 
     /// A message of a stream begins: a record of its own, which ends with [`Watch::end`].
-    pub(crate) fn message(&self, bytes: usize) -> Arc<Self> {
+    pub(crate) fn message(self: &Arc<Self>, bytes: usize) -> Arc<Self> {
         let now = Instant::now();
         let record = Record {
             message_of_stream: true,
@@ -216,7 +218,8 @@ impl Watch {
             ..self.record().clone()
         };
         let (watchers, traceparent) = (self.watchers.clone(), self.traceparent.clone());
-        Arc::new(Self { watchers, traceparent, record: Mutex::new(record) })
+        let of = Some(Arc::clone(self));
+        Arc::new(Self { watchers, traceparent, of, record: Mutex::new(record) })
     }
 
     /// The request names this model: whether, and where, it is to be traced.
@@ -232,6 +235,13 @@ impl Watch {
         let mut record = self.record();
         record.ended = Instant::now();
         record.code = code;
+        if let Some(of) = &self.of {
+            of.note(|stream| {
+                stream.request_bytes += record.request_bytes;
+                stream.response_bytes += record.response_bytes;
+                stream.responses += record.responses;
+            });
+        }
         for watcher in self.watchers.0.iter().filter(|watcher| watcher.is_on()) {
             watcher.record(&record);
         }

@@ -46,6 +46,8 @@ const MAX_QUEUED: u64 = RECEIVE_BUDGET / 2;
 /// As many bytes of answers as of requests.
 const SEND_BUDGET: u64 = RECEIVE_BUDGET;
 const MAX_STREAMS: u32 = 1024;
+/// Numbers of what is gone are forgotten in one of so many sweeps.
+const FORGETS: u32 = 4;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the last spans may take to reach their collector.
@@ -310,9 +312,12 @@ async fn sweep(pool: Pool, table: Arc<Table>) {
     let mut known = (Vec::new(), false);
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for turn in 0_u32.. {
         interval.tick().await;
         pool.sweep();
+        if turn % FORGETS == 0 {
+            pool.stats().forget(&table.snapshot());
+        }
         // A model that hangs is not ready, nor is a server without devices: those who watch are told.
         table.sweep_sequences();
         let now = (pool.stuck(), !pool.is_alive());

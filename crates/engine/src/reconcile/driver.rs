@@ -323,6 +323,11 @@ impl Driver {
         }
         self.said = problems;
         self.loader.forget_others(&snapshot);
+        let models = snapshot.models.iter().map(|(name, model)| (Arc::<str>::from(name.as_str()), model));
+        let versions = models.flat_map(|(name, model)| {
+            model.versions.keys().map(move |version| (Arc::clone(&name), *version))
+        });
+        self.parts.pool.stats().set_on_disk(versions);
         self.machine.seen(snapshot, moment());
     }
 

@@ -85,6 +85,7 @@ pub(super) fn write(text: &mut Text, sources: &Sources, rows: &[Row]) {
     histograms(text, rows);
     now(text, rows);
     states(text, rows);
+    problems(text, sources);
     loads(text, sources);
 }
 
@@ -108,6 +109,7 @@ fn requests(text: &mut Text, sources: &Sources, rows: &[Row]) {
             text.sample(name, &[model, version, ("code", code), ("reason", reason.name())], count);
         }
     }
+    unserved(text, sources, name);
     let name = "sconce_dropped_requests_total";
     text.family(name, "counter", "Requests that were given up, by cause and by where they were");
     for ([model, version], stats) in counted(rows) {
@@ -203,6 +205,31 @@ fn now(text: &mut Text, rows: &[Row]) {
     of_row(text, "sconce_generations", "Requests that are being answered step by step", |row| {
         row.generations
     });
+}
+
+/// Requests for models no version of which served: they have no version.
+fn unserved(text: &mut Text, sources: &Sources, name: &str) {
+    let reason = ("reason", Reason::NotReady.name());
+    for (model, stats) in sources.pool.stats().loads() {
+        for (code, count) in ["NOT_FOUND", "UNAVAILABLE"].into_iter().zip(&stats.unserved) {
+            if count.get() > 0 {
+                let labels = [("model", &*model), ("version", ""), ("code", code), reason];
+                text.sample(name, &labels, count.get());
+            }
+        }
+    }
+}
+
+fn problems(text: &mut Text, sources: &Sources) {
+    let name = "sconce_model_problem";
+    text.family(
+        name,
+        "gauge",
+        "1 while something is wrong with the model as a whole, such as its configuration",
+    );
+    for (model, route) in &sources.table.snapshot().routes {
+        text.sample(name, &[("model", model)], u8::from(route.problem.is_some()));
+    }
 }
 
 fn states(text: &mut Text, rows: &[Row]) {
