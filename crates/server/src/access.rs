@@ -15,8 +15,8 @@ use tracing::Level;
 
 use crate::{
     logging::{Kind, Line, Logs, Value},
-    metrics::code_name,
     observe::{Record, Watcher},
+    status::code_name,
 };
 
 /// What wrote a line, for machines.

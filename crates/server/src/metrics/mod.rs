@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-pub(crate) use rpcs::{Counting, Method, Rpcs, code_name};
+pub(crate) use rpcs::{Counting, Method, Rpcs};
 use sconce_engine::{pool::Pool, table::Table};
 use text::Text;
 

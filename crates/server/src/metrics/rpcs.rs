@@ -11,7 +11,7 @@ use sconce_engine::stats::{Buckets, Counter, Histogram, nanos};
 use tonic::Code;
 
 use super::text::Text;
-use crate::{grpc::PREFIX, wire::GRPC_STATUS};
+use crate::{grpc::PREFIX, status::code_name, wire::GRPC_STATUS};
 
 /// The RPCs that are told apart. Whatever else is called is `other`: nobody can invent a label.
 const METHODS: [&str; 18] = [
@@ -144,28 +144,5 @@ impl Counting {
         if let Some(status) = headers.get(&GRPC_STATUS) {
             self.ended = Some(Code::from_bytes(status.as_bytes()));
         }
-    }
-}
-
-/// A code as gRPC's specification writes it.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

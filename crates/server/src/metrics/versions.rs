@@ -10,8 +10,8 @@ use sconce_engine::{
     table::State,
 };
 
-use super::{Sources, rpcs::code_name, text::Text};
-use crate::models;
+use super::{Sources, text::Text};
+use crate::{models, status::code_name};
 
 /// A version that has numbers, or a state.
 pub(super) struct Row {

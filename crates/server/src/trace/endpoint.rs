@@ -122,8 +122,14 @@ fn checked(source: &str, url: &str, protocol: TraceProtocol) -> anyhow::Result<S
         uri.scheme_str() != Some("https"),
         "{source} {url:?}: spans are not sent over TLS; name a collector on this host or in this pod, with http://"
     );
+    // A port that is none is not there, but is more than the host.
+    let has_port = |authority: &http::uri::Authority| {
+        authority.port().is_some() || authority.as_str().len() == authority.host().len()
+    };
     ensure!(
-        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()),
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.authority().is_some_and(has_port),
         "{source} {url:?}: a URL such as http://127.0.0.1:4317 is expected"
     );
     let url = url.trim_end_matches('/');
@@ -203,6 +209,7 @@ mod tests {
             (Some("a:1"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (Some(""), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (Some("ftp://a"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
+            (Some("http://a:99999"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (None, &[(BASE, "https://a")], [BASE, "not sent over TLS"]),
             (None, &[(BASE, "http://a"), (PROTOCOL, "http/json")], [PROTOCOL, "grpc or http/protobuf"]),
             (Some("http://a"), &[("OTEL_BSP_SCHEDULE_DELAY", "1s")], ["OTEL_BSP_SCHEDULE_DELAY", "number"]),

@@ -14,7 +14,6 @@ use opentelemetry_sdk::{
     resource::{EnvResourceDetector, SdkProvidedResourceDetector, TelemetryResourceDetector},
     trace::SpanExporter as _,
 };
-use sconce_engine::text::quote;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -218,10 +217,8 @@ impl Complaints {
     fn failed(&mut self, name: &str, error: &str, dropped: u64) {
         if self.may_be_said() {
             self.broken = true;
-            warn!(
-                "the collector on {name} takes no traces: {}; {dropped} spans are lost so far",
-                quote(error)
-            );
+            // The log escapes and cuts it, at a length at which its end, which says why, is still there.
+            warn!("the collector on {name} takes no traces: {error}; {dropped} spans are lost so far");
         }
         self.dropped = dropped;
     }

@@ -23,7 +23,7 @@ use super::{
     context,
     notes::{Batch, Item, Load},
 };
-use crate::{metrics::code_name, observe::Record};
+use crate::{observe::Record, status::code_name};
 
 const SERVICE: &str = "inference.GRPCInferenceService";
 /// The conventions by which attributes have their names.
