@@ -84,6 +84,12 @@ impl Job {
         self
     }
 
+    /// It is to run again: what it has waited and run in vain is not told of the run that answers it.
+    pub(crate) fn anew(mut self) -> Self {
+        self.arrived = Instant::now();
+        self.alone()
+    }
+
     /// Its answer goes without those before it, and holds nobody up.
     pub(crate) fn out_of_order(self) -> Self {
         Self { reply: self.reply.leave_order(), ..self }

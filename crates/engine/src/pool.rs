@@ -329,7 +329,7 @@ impl Shared {
 
     /// Runs each request of a batch that failed by itself.
     pub(crate) fn again(&self, model: ModelKey, jobs: Vec<Job>) {
-        let jobs = jobs.into_iter().map(Job::alone).collect();
+        let jobs = jobs.into_iter().map(Job::anew).collect();
         match self.schedule(|scheduler, now| scheduler.again(model, jobs, now)) {
             Ok(dispatches) => self.hand_out(dispatches),
             Err(jobs) => jobs.into_iter().for_each(Job::refuse),

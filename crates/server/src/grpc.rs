@@ -221,7 +221,8 @@ impl Service {
         let this = Arc::clone(self);
         let answer = move |data: Bytes| {
             let watch = watch.as_ref().map(|watch| watch.message(data.len()));
-            let streaming = Streaming { deadline, encoding, real_errors, ending: MessageEnding(watch) };
+            let streaming =
+                Streaming { deadline, encoding, real_errors, ending: MessageEnding(watch, deadline) };
             Arc::clone(&this).answer_streamed(data, streaming)
         };
         wire::stream(
@@ -358,7 +359,10 @@ impl Service {
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
         let live = live.map_err(|error| {
-            if let Some((name, _)) = self.table.snapshot().routes.get_key_value(&*request.model_name) {
+            // One that was unloaded on purpose is nobody's trouble.
+            let snapshot = self.table.snapshot();
+            let route = snapshot.routes.get_key_value(&*request.model_name);
+            if let Some((name, _)) = route.filter(|(_, route)| !route.unloaded) {
                 self.pool.stats().unserved(name, &error);
             }
             self.refusal(&error, watch)
@@ -366,8 +370,9 @@ impl Service {
         if let Some(watch) = watch {
             watch.note(|record| record.version = Some(live.version));
         }
-        let max_steps = if live.generates() { from_proto::max_steps(&request)? } else { None };
-        let request = from_proto::infer_request(request, deadline)?;
+        let max_steps = if live.generates() { from_proto::max_steps(&request) } else { Ok(None) };
+        let max_steps = max_steps.inspect_err(|_| live.refused())?;
+        let request = from_proto::infer_request(request, deadline).inspect_err(|_| live.refused())?;
         let told = watch.is_some();
         Ok((live, Request { sequence, max_steps, trace, told, id: id.to_owned(), ..request }))
     }

@@ -19,7 +19,6 @@ use sconce_engine::{
 use tonic::{Code, Status};
 
 /// All that is told of a call, or of one message of a stream, once it has been answered.
-#[allow(dead_code, reason = "what is told is for whoever watches")]
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     /// The RPC, from a closed list.
@@ -248,9 +247,10 @@ impl Watch {
     }
 }
 
-/// What is told of one message of a stream when it has been answered, or is dropped before.
+/// What is told of one message of a stream when it has been answered, or is dropped before: because its caller has
+/// gone, or because the deadline of the stream has passed.
 #[derive(Debug)]
-pub(crate) struct MessageEnding(pub(crate) Option<Arc<Watch>>);
+pub(crate) struct MessageEnding(pub(crate) Option<Arc<Watch>>, pub(crate) Option<Instant>);
 
 impl MessageEnding {
     /// An answer of so many bytes has been made.
@@ -276,7 +276,8 @@ impl MessageEnding {
 impl Drop for MessageEnding {
     fn drop(&mut self) {
         if let Some(watch) = self.0.take() {
-            watch.end(Code::Cancelled);
+            let is_late = self.1.is_some_and(|deadline| deadline <= Instant::now());
+            watch.end(if is_late { Code::DeadlineExceeded } else { Code::Cancelled });
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use super::Step;
@@ -38,8 +39,10 @@ impl Parked {
     }
 
     fn into_step(mut self) -> Option<Step> {
-        let step = self.0.take()?;
+        let mut step = self.0.take()?;
         step.generator.parked.fetch_sub(1, Ordering::AcqRel);
+        // It waited for its caller until now, and waits for a worker from now on.
+        step.job.arrived = Instant::now();
         Some(step)
     }
 }

@@ -1,6 +1,11 @@
 //! A request's way through a version: check, queue, wait, name the outputs; and what is counted of it.
 
-use std::{mem, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot::{self, error::RecvError};
 
@@ -149,6 +154,11 @@ impl LiveVersion {
             self.failures.note(&self.executable, (&request.id, request.trace.as_deref()), error);
         }
         outcome
+    }
+
+    /// Counts a request for it that was refused before it could be asked.
+    pub fn refused(&self) {
+        self.stats().ended(Reason::InvalidInput, Duration::ZERO, 0);
     }
 
     /// What is counted of it.

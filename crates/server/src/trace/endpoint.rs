@@ -112,15 +112,23 @@ fn number(said: Option<(&'static str, String)>, default: u64) -> anyhow::Result<
     }
 }
 
+/// A URL without the secrets that may stand in front of its host.
+fn shown(url: &str) -> String {
+    url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("...@{host}"))
+}
+
 /// The URL that spans are sent to.
 fn checked(source: &str, url: &str, protocol: TraceProtocol) -> anyhow::Result<String> {
     let uri: Uri = match url.parse() {
         Ok(uri) => uri,
-        Err(error) => bail!("{source} {url:?}: {error}; a URL such as http://127.0.0.1:4317 is expected"),
+        Err(error) => {
+            bail!("{source} {:?}: {error}; a URL such as http://127.0.0.1:4317 is expected", shown(url))
+        }
     };
     ensure!(
         uri.scheme_str() != Some("https"),
-        "{source} {url:?}: spans are not sent over TLS; name a collector on this host or in this pod, with http://"
+        "{source} {:?}: spans are not sent over TLS; name a collector on this host or in this pod, with http://",
+        shown(url)
     );
     // A port that is none is not there, but is more than the host.
     let has_port = |authority: &http::uri::Authority| {
@@ -130,7 +138,8 @@ fn checked(source: &str, url: &str, protocol: TraceProtocol) -> anyhow::Result<S
         uri.scheme_str() == Some("http")
             && uri.host().is_some_and(|host| !host.is_empty())
             && uri.authority().is_some_and(has_port),
-        "{source} {url:?}: a URL such as http://127.0.0.1:4317 is expected"
+        "{source} {:?}: a URL such as http://127.0.0.1:4317 is expected",
+        shown(url)
     );
     let url = url.trim_end_matches('/');
     let is_base = source == "OTEL_EXPORTER_OTLP_ENDPOINT" || matches!(uri.path(), "" | "/");
@@ -208,6 +217,7 @@ mod tests {
             (Some("https://a:1"), &[], ["--trace-endpoint", "not sent over TLS"]),
             (Some("a:1"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (Some(""), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
+            (Some("https://me:secret@a"), &[], ["--trace-endpoint \"...@a\"", "not sent over TLS"]),
             (Some("ftp://a"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (Some("http://a:99999"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (None, &[(BASE, "https://a")], [BASE, "not sent over TLS"]),

@@ -56,6 +56,8 @@ impl Item {
             *text = cut(text);
         }
         record.tracestate = record.tracestate.filter(context::is_short);
+        // It has been read, and may be as long as headers may be.
+        record.traceparent = None;
         Self::Rpc(Box::new(record))
     }
 
