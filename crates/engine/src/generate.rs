@@ -337,7 +337,12 @@ impl Drop for Generation {
                 _ => Error::WorkerLost { model: self.generator.binding.model.to_string() },
             };
             let gone = self.outbox.is_closed() && matches!(error, Error::WorkerLost { .. });
-            self.tally.end(if gone { Reason::Cancelled } else { Reason::from(&error) });
+            self.tally.end(match gone {
+                // Its version was unloaded, which has told its caller.
+                _ if self.outbox.has_ended() => Reason::NotReady,
+                true => Reason::Cancelled,
+                false => Reason::from(&error),
+            });
             self.outbox.abandon(error);
         }
     }

@@ -69,6 +69,11 @@ impl Outbox {
         self.lock().closed
     }
 
+    /// Whether the last answer is in.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Puts an answer in. `next` comes back if it may go on at once.
     pub(super) fn put(&self, answer: Result<Vec<NamedOutput>>, next: Option<Step>) -> Option<Step> {
         let (next, waker) = {

@@ -232,6 +232,7 @@ impl LiveVersion {
     /// All answers to a request as one.
     async fn collected(&self, request: Request) -> Result<Vec<NamedOutput>> {
         if let Some(wanted) = request.outputs.iter().find(|wanted| wanted.classes > 0) {
+            self.refused();
             return Err(Error::invalid(format!(
                 "output '{}' cannot be classified in a collected answer of model '{}'; ask for it on a stream \
                  (ModelStreamInfer)",
