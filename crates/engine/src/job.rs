@@ -13,7 +13,7 @@ use crate::{
     padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Refusal, Work},
-    stats::Stage,
+    stats::{Cause, Stage},
     value::Call,
 };
 
@@ -109,14 +109,14 @@ impl Job {
     /// Tells its caller why it did not run.
     pub(crate) fn bury(self, fate: Fate) {
         match fate {
-            Fate::Unwanted => self.given_up(false, Stage::Queued),
+            Fate::Unwanted => self.left(Stage::Queued),
             Fate::Late => {
-                self.executable.stats.drop_one(Some(self.arrived), false, Stage::Queued);
+                self.given_up(Cause::Deadline, Stage::Queued);
                 let stage = "would pass before its answer is there, so that it is not run";
                 self.fail(Error::DeadlineExceeded { stage });
             }
             Fate::TimedOut { waited } => {
-                self.given_up(true, Stage::Queued);
+                self.given_up(Cause::Timeout, Stage::Queued);
                 let model = self.executable.name.to_string();
                 self.fail(Error::QueueTimeout { model, waited });
             }
@@ -124,10 +124,15 @@ impl Job {
         }
     }
 
-    /// Counts that nobody waits for it any more.
-    pub(crate) fn given_up(&self, timed_out: bool, stage: Stage) {
+    /// Counts that nobody waits for it any more: its time is up, or its caller has gone.
+    pub(crate) fn left(&self, stage: Stage) {
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        self.given_up(if is_late { Cause::Deadline } else { Cause::Cancelled }, stage);
+    }
+
+    fn given_up(&self, cause: Cause, stage: Stage) {
         if self.reply.counts() {
-            self.executable.stats.drop_one(self.deadline, timed_out, stage);
+            self.executable.stats.give_up(cause, stage);
         }
     }
 

@@ -195,7 +195,7 @@ impl Done {
         let Some(first) = jobs.first().filter(|job| job.reply.counts()) else { return run };
         first.executable.stats.ran(&run, jobs.iter().map(|job| job.arrived));
         for job in jobs.iter().filter(|job| job.reply.is_closed()) {
-            job.given_up(false, Stage::Running);
+            job.left(Stage::Running);
         }
         let traced = jobs.iter().flat_map(|job| job.trace.as_deref().into_iter().chain(job.reply.traced()));
         let traced: Vec<TraceContext> = traced.copied().collect();

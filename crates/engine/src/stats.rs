@@ -25,7 +25,7 @@ mod version;
 
 pub use histogram::{Buckets, Histogram, HistogramCounts};
 pub use reason::Reason;
-pub use version::{BatchCounts, ResponseCounts, Stage, VersionStats};
+pub use version::{BatchCounts, Cause, ResponseCounts, Stage, VersionStats};
 
 /// A number that only grows.
 #[derive(Debug, Default)]

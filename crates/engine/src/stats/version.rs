@@ -42,6 +42,17 @@ impl Runs {
     }
 }
 
+/// Why a request was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its caller had gone.
+    Cancelled,
+    /// Its deadline had passed, or would have.
+    Deadline,
+    /// It had waited as long as it may.
+    Timeout,
+}
+
 /// Where a request was when it was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -111,6 +122,7 @@ pub struct VersionStats {
     pub request_bytes: Counter,
     /// Bytes of tensors of answers.
     pub response_bytes: Counter,
+    /// By cause and stage.
     dropped: [[Counter; 2]; 3],
     born: (Instant, SystemTime),
     /// When the last request came, in nanoseconds after that; 0 where none has.
@@ -122,13 +134,6 @@ pub struct VersionStats {
 }
 
 impl VersionStats {
-    /// Why requests are given up before they are answered, and where: the labels of `dropped`.
-    pub const DROPS: [(&'static str, [(&'static str, Stage); 2]); 3] = [
-        ("cancelled", [("queued", Stage::Queued), ("running", Stage::Running)]),
-        ("deadline", [("queued", Stage::Queued), ("running", Stage::Running)]),
-        ("timeout", [("queued", Stage::Queued), ("running", Stage::Running)]),
-    ];
-
     /// With these buckets for durations.
     pub fn new(durations: &Buckets) -> Self {
         let duration = || durations.histogram();
@@ -172,20 +177,17 @@ impl VersionStats {
         self.outcomes[reason as usize].get()
     }
 
-    /// A request was given up: because its caller had gone, because time was up, or because it had waited enough.
-    pub(crate) fn drop_one(&self, deadline: Option<Instant>, timed_out: bool, stage: Stage) {
-        let cause = match deadline {
-            _ if timed_out => 2,
-            Some(deadline) if deadline <= Instant::now() => 1,
-            Some(_) | None => 0,
-        };
-        self.dropped[cause][stage as usize].add(1);
+    /// A request was given up.
+    pub(crate) fn give_up(&self, cause: Cause, stage: Stage) {
+        self.dropped[cause as usize][stage as usize].add(1);
     }
 
     /// How many requests were given up: cause, stage, count.
     pub fn dropped(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        Self::DROPS.iter().zip(&self.dropped).flat_map(|((cause, stages), counts)| {
-            stages.iter().zip(counts).map(|((stage, _), count)| (*cause, *stage, count.get()))
+        let causes = ["cancelled", "deadline", "timeout"].into_iter().zip(&self.dropped);
+        causes.flat_map(|(cause, counts)| {
+            let stages = ["queued", "running"].into_iter().zip(counts);
+            stages.map(move |(stage, count)| (cause, stage, count.get()))
         })
     }
 
