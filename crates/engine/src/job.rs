@@ -13,9 +13,19 @@ use crate::{
     padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Refusal, Work},
+    sequence::Rows,
     stats::{Cause, Stage},
     value::Call,
 };
+
+/// Somebody who waits for a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiter<'a> {
+    pub(crate) reply: &'a Reply,
+    pub(crate) arrived: Instant,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) trace: Option<&'a TraceContext>,
+}
 
 /// One request on its way to a worker.
 #[derive(Debug)]
@@ -95,54 +105,68 @@ impl Job {
         Self { reply: self.reply.leave_order(), ..self }
     }
 
+    /// Those who wait for it: its caller, or where it is a whole batch, those of its rows.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = Waiter<'_>> {
+        let rows = self.reply.rows();
+        let (reply, arrived, deadline, trace) =
+            (&self.reply, self.arrived, self.deadline, self.trace.as_deref());
+        let own = rows.is_none().then_some(Waiter { reply, arrived, deadline, trace });
+        own.into_iter().chain(rows.into_iter().flat_map(Rows::waiters))
+    }
+
     /// Tells its caller that the version is gone.
-    pub(crate) fn refuse(self) {
-        self.not_ready("it was unloaded before it could answer");
+    pub(crate) fn refuse(self, stage: Stage) {
+        self.not_ready("it was unloaded before it could answer", stage);
     }
 
     /// Tells its caller why the version does not answer.
-    pub(crate) fn not_ready(self, why: &str) {
+    pub(crate) fn not_ready(self, why: &str, stage: Stage) {
         let (model, version) = (self.executable.name.to_string(), self.executable.version.to_string());
-        self.fail(Error::NotReady { model, version, why: why.to_owned() });
+        self.fail(Error::NotReady { model, version, why: why.to_owned() }, stage);
     }
 
     /// Tells its caller why it did not run.
     pub(crate) fn bury(self, fate: Fate) {
         match fate {
-            Fate::Unwanted => self.left(Stage::Queued),
+            Fate::Unwanted => self.count_left(Stage::Queued),
             Fate::Late => {
-                self.given_up(Cause::Deadline, Stage::Queued);
+                self.given_up(Cause::Deadline);
                 let stage = "would pass before its answer is there, so that it is not run";
-                self.fail(Error::DeadlineExceeded { stage });
+                self.reply.finish(Err(Error::DeadlineExceeded { stage }), None);
             }
             Fate::TimedOut { waited } => {
-                self.given_up(Cause::Timeout, Stage::Queued);
+                self.given_up(Cause::Timeout);
                 let model = self.executable.name.to_string();
-                self.fail(Error::QueueTimeout { model, waited });
+                self.reply.finish(Err(Error::QueueTimeout { model, waited }), None);
             }
-            Fate::Stuck(stuck) => self.not_ready(stuck.why()),
+            Fate::Stuck(stuck) => self.not_ready(stuck.why(), Stage::Queued),
         }
     }
 
-    /// Counts that nobody waits for it any more: its time is up, or its caller has gone.
-    pub(crate) fn left(&self, stage: Stage) {
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        self.given_up(if is_late { Cause::Deadline } else { Cause::Cancelled }, stage);
+    /// Counts those who wait for it no more.
+    fn count_left(&self, stage: Stage) {
+        if self.reply.counts() {
+            let left = self.waiters().filter_map(|waiter| waiter.reply.has_left(waiter.deadline));
+            left.for_each(|cause| self.executable.stats.give_up(cause, stage));
+        }
     }
 
-    fn given_up(&self, cause: Cause, stage: Stage) {
+    /// Counts that it is not to wait any longer.
+    fn given_up(&self, cause: Cause) {
         if self.reply.counts() {
-            self.executable.stats.give_up(cause, stage);
+            self.waiters().for_each(|_| self.executable.stats.give_up(cause, Stage::Queued));
         }
     }
 
     /// Tells its caller why it was not taken.
     pub(crate) fn turn_away(self, refusal: Refusal) {
         let error = crate::model::refused(&self.executable.name, self.executable.version, refusal);
-        self.fail(error);
+        self.fail(error, Stage::Queued);
     }
 
-    pub(crate) fn fail(self, error: Error) {
+    /// Tells its caller that this stage has come to nothing, if he still waits.
+    pub(crate) fn fail(self, error: Error, stage: Stage) {
+        self.count_left(stage);
         self.reply.finish(Err(error), None);
     }
 }

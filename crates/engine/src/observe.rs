@@ -76,7 +76,7 @@ pub struct BatchRun<'a> {
     pub run: Run,
     /// The places of the requests that are traced, one for each.
     pub traced: &'a [TraceContext],
-    /// The model threw, or the device failed.
+    /// It gave no answer, or none that could be divided: its requests have failed, or run again by themselves.
     pub failed: bool,
 }
 

@@ -32,7 +32,7 @@ use crate::{
     backend::{Backend, Device, DeviceMemory},
     observe::{Nobody, Observer},
     scheduler::{DeviceLoad, Dispatch, ModelKey, Policy, Scheduler, most_workers},
-    stats::Stats,
+    stats::{Stage, Stats},
 };
 pub use crate::{executable::Executable, job::Job};
 
@@ -228,12 +228,15 @@ impl Pool {
 
     /// Answers at once all that waits or runs, because the server goes away: how many requests those are.
     pub fn abandon(&self) -> usize {
-        let mut jobs = self.shared.schedule(|scheduler, _| scheduler.take_all());
+        let queued = self.shared.schedule(|scheduler, _| scheduler.take_all());
         let running = self.shared.slots.iter().filter_map(|slot| slot.unanswered(|_| true));
-        jobs.extend(running.flat_map(|jobs| jobs.take()));
-        let count = jobs.len();
-        for job in jobs {
-            job.not_ready("the server is shutting down and had no more time to answer");
+        let running: Vec<Job> = running.flat_map(|jobs| jobs.take()).collect();
+        let mut count = 0;
+        for (jobs, stage) in [(queued, Stage::Queued), (running, Stage::Running)] {
+            for job in jobs {
+                count += job.waiters().count();
+                job.not_ready("the server is shutting down and had no more time to answer", stage);
+            }
         }
         count
     }
@@ -332,7 +335,7 @@ impl Shared {
         let jobs = jobs.into_iter().map(Job::anew).collect();
         match self.schedule(|scheduler, now| scheduler.again(model, jobs, now)) {
             Ok(dispatches) => self.hand_out(dispatches),
-            Err(jobs) => jobs.into_iter().for_each(Job::refuse),
+            Err(jobs) => jobs.into_iter().for_each(|job| job.refuse(Stage::Queued)),
         }
     }
 
@@ -347,7 +350,7 @@ impl Shared {
         error!(device = %device_name, "the device has failed and is not used any more: {message}");
         for job in self.schedule(|scheduler, _| scheduler.fail_device(device)) {
             let (model, message) = (job.executable.name.to_string(), message.to_owned());
-            job.fail(Error::DeviceLost { model, message });
+            job.fail(Error::DeviceLost { model, message }, Stage::Queued);
         }
     }
 }

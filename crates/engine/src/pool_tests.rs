@@ -94,6 +94,11 @@ async fn one_that_throws_fails_alone() {
             }
         }
     }
+    let (runs, waited) = counted(&model);
+    assert_eq!(waited, 7, "the run that it ends with counts, for each");
+    let rows = |(rows, count): (&u64, &u64)| rows * count;
+    assert!(runs.iter().map(rows).sum::<u64>() > 7, "the runs that failed are counted too: {runs:?}");
+    assert_eq!(runs.values().sum::<u64>(), house.started() as u64);
 }
 
 #[tokio::test]
@@ -114,6 +119,19 @@ async fn a_batch_that_panics_is_tried_one_by_one() {
         assert!(matches!(call.await, Err(Error::WorkerLost { .. })));
     }
     assert_eq!(house.fake.rows(), [1, 2, 1, 1], "each was tried by itself");
+    assert_eq!(counted(&model), ([(1, 3), (2, 1)].into(), 3), "runs of each size, and who waited");
+}
+
+/// How many runs of how many rows there were, and how often somebody waited for one that was his last.
+fn counted(model: &LiveVersion) -> (std::collections::BTreeMap<u64, u64>, u64) {
+    let stats = model.stats();
+    let of = |histogram: &crate::stats::Histogram| histogram.total().0;
+    let stages = [&stats.gather, &stats.forward, &stats.scatter].map(of);
+    assert_eq!(stages, [of(&stats.queue); 3], "each stage counts the same requests");
+    let runs: std::collections::BTreeMap<_, _> =
+        stats.batches().into_iter().map(|(rows, counts)| (rows, counts.runs)).collect();
+    assert_eq!(of(&stats.batch_rows), runs.values().sum::<u64>());
+    (runs, of(&stats.queue))
 }
 
 #[tokio::test]
@@ -232,6 +250,7 @@ async fn a_device_that_is_lost_takes_no_other_with_it() {
     let one = house.model("gate", batched(), &[(1, 2)]);
     let lost = both.infer(rows(&[666.0])).await.unwrap_err();
     assert!(lost.to_string().contains("its device has failed: an illegal memory access"), "{lost}");
+    assert_eq!(counted(&both), ([(1, 1)].into(), 1));
     for sent in 0..20 {
         assert_eq!(values(both.infer(rows(&[sent as f32])).await), [sent as f32]);
     }

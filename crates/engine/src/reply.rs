@@ -23,7 +23,7 @@ use crate::{
     ragged,
     scheduler::{InFlight, ModelKey, Work, WorkerIndex},
     sequence::{Rows, Turn},
-    stats::Stage,
+    stats::{Cause, Stage},
     value::Output,
 };
 
@@ -58,6 +58,12 @@ impl Reply {
         }
     }
 
+    /// Why nobody waits any more, where that is so: his time was up, or he has gone.
+    pub(crate) fn has_left(&self, deadline: Option<Instant>) -> Option<Cause> {
+        let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        self.is_closed().then(|| if is_late() { Cause::Deadline } else { Cause::Cancelled })
+    }
+
     /// Goes without those before it, and holds nobody up.
     pub(crate) fn leave_order(self) -> Self {
         match self {
@@ -73,16 +79,9 @@ impl Reply {
         !matches!(self, Self::Measured(_))
     }
 
-    /// The places in traces of the requests that are rows of its batch.
-    fn traced(&self) -> &[TraceContext] {
-        match self {
-            Self::Rows(rows) => rows.traced(),
-            Self::One(_)
-            | Self::Measured(_)
-            | Self::Generating(_)
-            | Self::Ordered(..)
-            | Self::Sequenced(..) => &[],
-        }
+    /// The requests whose rows it has, where it is a whole batch.
+    pub(crate) fn rows(&self) -> Option<&Rows> {
+        if let Self::Rows(rows) = self { Some(rows) } else { None }
     }
 
     /// Sends the only or last answer, which this run has made. One that nobody waits for is dropped.
@@ -151,6 +150,17 @@ pub struct Done {
     pub(crate) failed: Arc<AtomicBool>,
 }
 
+/// What a run means for its requests.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// They are answered by it.
+    Answered,
+    /// They fail with it.
+    Failed,
+    /// It failed, and they run again.
+    Again,
+}
+
 impl Done {
     /// Answers the requests of the batch from the answer to the one call that they were joined to.
     pub fn complete(mut self, result: std::result::Result<Output, RunError>) {
@@ -158,49 +168,62 @@ impl Done {
         drop(self.in_flight.take());
         let ran = Instant::now();
         let jobs = self.jobs.take();
-        if result.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
         match result {
             Ok(output) => self.answer(jobs, output, ran),
-            Err(RunError::Device(message)) => {
-                // Before anybody knows, who might come again at once.
-                self.pool.fail_device(self.device, &message);
-                for job in jobs {
-                    let (model, message) = (job.executable.name.to_string(), message.clone());
-                    job.fail(Error::DeviceLost { model, message });
+            Err(error) => {
+                self.failed.store(true, Ordering::Relaxed);
+                if let RunError::Device(message) = &error {
+                    // Before anybody knows, who might come again at once.
+                    self.pool.fail_device(self.device, message);
                 }
+                self.fail(jobs, &error, ran);
             }
-            // The guilty one is found by running each by itself.
-            Err(_) if jobs.len() > 1 && !jobs[0].executable.keeps_state => self.pool.again(self.model, jobs),
-            Err(error) => self.fail(jobs, &error, ran),
         }
     }
 
-    /// Tells all requests of the batch why the run failed.
+    /// Tells all requests of the batch why the run failed, or has each run by itself: so the guilty one is found.
     fn fail(&self, jobs: Vec<Job>, error: &RunError, ran: Instant) {
-        let run = self.ended(&jobs, ran, ran, true);
+        let is_lost = matches!(error, RunError::Device(_));
+        if !is_lost && jobs.len() > 1 && !jobs[0].executable.keeps_state {
+            self.ended(&jobs, (ran, ran), End::Again);
+            self.pool.again(self.model, jobs);
+            return;
+        }
+        let run = self.ended(&jobs, (ran, ran), End::Failed);
         for job in jobs {
             let (answer, run) = (Err(of_model(&job, error)), job.told(&run));
             job.reply.finish(answer, run);
         }
     }
 
-    /// What is told of the run, once its requests can be answered: they are counted before their callers know.
-    fn ended(&self, jobs: &[Job], ran: Instant, scattered: Instant, failed: bool) -> Run {
-        let arrived = jobs.iter().map(|job| job.arrived).min().unwrap_or(self.started);
-        let (requests, rows, device, worker) = (jobs.len(), self.total, self.device, self.worker);
+    /// What is told of the run, when the model has answered and when the answer has been divided; its requests are
+    /// counted before their callers know.
+    fn ended(&self, jobs: &[Job], (ran, scattered): (Instant, Instant), end: End) -> Run {
+        let (rows, device, worker) = (self.total, self.device, self.worker);
         let (started, gathered) = (self.started, self.gathered);
-        let run = Run { arrived, started, gathered, ran, scattered, requests, rows, device, worker };
-        let Some(first) = jobs.first().filter(|job| job.reply.counts()) else { return run };
-        first.executable.stats.ran(&run, jobs.iter().map(|job| job.arrived));
-        for job in jobs.iter().filter(|job| job.reply.is_closed()) {
-            job.left(Stage::Running);
+        let arrived = started;
+        let mut run = Run { arrived, started, gathered, ran, scattered, requests: 0, rows, device, worker };
+        let first = jobs.first().filter(|job| job.reply.counts());
+        let stats = first.map(|job| &job.executable.stats);
+        let is_last = !matches!(end, End::Again);
+        let mut traced: Vec<TraceContext> = Vec::new();
+        for waiter in jobs.iter().flat_map(Job::waiters) {
+            run.requests += 1;
+            run.arrived = run.arrived.min(waiter.arrived);
+            traced.extend(waiter.trace);
+            // Of one that runs again, the run that it ends with is counted.
+            if let Some(stats) = stats.filter(|_| is_last) {
+                stats.waited(started.saturating_duration_since(waiter.arrived));
+                if let Some(cause) = waiter.reply.has_left(waiter.deadline) {
+                    stats.give_up(cause, Stage::Running);
+                }
+            }
         }
-        let traced = jobs.iter().flat_map(|job| job.trace.as_deref().into_iter().chain(job.reply.traced()));
-        let traced: Vec<TraceContext> = traced.copied().collect();
+        let Some(first) = first else { return run };
+        first.executable.stats.ran(&run, if is_last { run.requests } else { 0 });
         if !traced.is_empty() {
             let (model, version) = (&*first.executable.name, first.executable.version);
+            let failed = !matches!(end, End::Answered);
             self.pool.observer().batch(&BatchRun { model, version, run, traced: &traced, failed });
         }
         run
@@ -214,7 +237,7 @@ impl Done {
         if let [rows] = rows[..]
             && (rows == self.total || !jobs[0].joins())
         {
-            let run = self.ended(&jobs, ran, ran, false);
+            let run = self.ended(&jobs, (ran, ran), End::Answered);
             answer_all(jobs.into_iter().zip([output]), &run);
             return;
         }
@@ -225,7 +248,7 @@ impl Done {
         };
         match parts {
             Ok(parts) => {
-                let run = self.ended(&jobs, ran, Instant::now(), false);
+                let run = self.ended(&jobs, (ran, Instant::now()), End::Answered);
                 answer_all(jobs.into_iter().zip(parts), &run);
             }
             Err(what) => {
@@ -235,11 +258,7 @@ impl Done {
                 }
                 self.failed.store(true, Ordering::Relaxed);
                 self.pool.never_join(self.model);
-                if jobs.iter().any(|job| job.executable.keeps_state) {
-                    self.fail(jobs, &RunError::Output(what), ran);
-                } else {
-                    self.pool.again(self.model, jobs);
-                }
+                self.fail(jobs, &RunError::Output(what), ran);
             }
         }
     }
@@ -258,11 +277,16 @@ impl Drop for Done {
     fn drop(&mut self) {
         drop(self.in_flight.take());
         let jobs = self.jobs.take();
-        if !jobs.is_empty() {
-            self.failed.store(true, Ordering::Relaxed);
+        if jobs.is_empty() {
+            return;
         }
+        self.failed.store(true, Ordering::Relaxed);
+        let ran = Instant::now();
         if jobs.len() > 1 && !jobs[0].executable.keeps_state {
+            self.ended(&jobs, (ran, ran), End::Again);
             self.pool.again(self.model, jobs);
+        } else {
+            self.ended(&jobs, (ran, ran), End::Failed);
         }
     }
 }

@@ -41,6 +41,7 @@ use crate::{
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::{Placement, Policy, Stuck},
+    stats::Stage,
     value::{Call, Output, Tensor},
 };
 
@@ -202,7 +203,7 @@ impl Sequencer {
             }
         };
         if let Err((request, error)) = refused {
-            request.reply.finish(Err(error), None);
+            self.fail(request, error);
         }
     }
 
@@ -310,7 +311,20 @@ impl Sequencer {
     fn refuse(&self, id: &SequenceId, items: Vec<Item<Pending>>) {
         for item in items {
             let (model, sequence) = (self.binding.model.to_string(), id_text(id));
-            item.work.reply.finish(Err(Error::SequenceBroken { model, sequence }), None);
+            self.fail(item.work, Error::SequenceBroken { model, sequence });
+        }
+    }
+
+    /// Tells a request that waits for its turn that it has none.
+    fn fail(&self, request: Pending, error: Error) {
+        self.count_left(&request);
+        request.reply.finish(Err(error), None);
+    }
+
+    /// Counts it, if nobody waits for it any more.
+    fn count_left(&self, request: &Pending) {
+        if let Some(cause) = request.reply.has_left(request.deadline) {
+            self.executable.stats.give_up(cause, Stage::Queued);
         }
     }
 
@@ -326,6 +340,7 @@ impl Sequencer {
         for (id, refused) in swept.refused {
             self.refuse(&id, refused);
         }
+        swept.dropped.iter().for_each(|item| self.count_left(&item.work));
         drop(swept.dropped);
         self.run_all(runs, false);
     }
@@ -341,7 +356,7 @@ impl Sequencer {
             warn!(%model, %version, "{count} sequences are forgotten, because the version is not kept any longer");
         }
         for item in left {
-            item.work.reply.finish(Err(self.unloaded()), None);
+            self.fail(item.work, self.unloaded());
         }
         for lane in &self.lanes {
             lane.registration.close_unless_serving();

@@ -257,6 +257,54 @@ async fn rows_that_have_requests_run_together() {
     assert_eq!(house.fake.rows(), [1, 3, 3]);
 }
 
+#[tokio::test]
+async fn each_row_that_has_a_request_is_told_and_counted_by_itself() {
+    let direct = SequenceStrategy::Direct { max_delay: Duration::ZERO };
+    let house = House::new(1, 0);
+    let sequences = Sequences { strategy: direct, ..sequences() };
+    let config = ModelConfig { stateful: true, batching: None, max_batch_size: 4, ..adding(sequences) };
+    let model = house.model(&format!("{SCRIPT}\ngate"), config, &[(0, 1)]);
+    let first = waiting(&model, sent(1, 1.0, true, false)).await;
+    house.fake.wait_started(1);
+    // What comes while it runs is one batch, of which one loses its caller.
+    let told = |id| Request { told: true, ..sent(id, id as f32, true, false) };
+    let (mut one, mut two) = (None, None);
+    let calls = [model.infer_seen(told(2), &mut one), model.infer_seen(told(3), &mut two)];
+    drop(waiting(&model, sent(4, 4.0, true, false)).await);
+    house.fake.open_gate();
+    assert_eq!(total(first.await), 1.0);
+    for (call, expected) in calls.into_iter().zip([2.0, 3.0]) {
+        assert_eq!(total(call.await), expected);
+    }
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!((one.requests, one.rows), (3, 4), "the first row has no request");
+    assert!(one.arrived < two.arrived && one.started == two.started, "{one:?} {two:?}");
+    let stats = model.stats();
+    assert_eq!((stats.queue.total().0, stats.forward.total().0, stats.batch_rows.total()), (4, 4, (2, 5)));
+    assert_eq!(given_up(&model), [("cancelled", "running", 1)]);
+}
+
+/// The requests that were given up: why, where, and how many.
+fn given_up(model: &LiveVersion) -> Vec<(&'static str, &'static str, u64)> {
+    model.stats().dropped().filter(|(.., count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn who_leaves_while_he_waits_for_his_turn_is_counted() {
+    let house = House::new(1, 0);
+    let model = house.model(&format!("{SCRIPT}\ngate"), adding(sequences()), &[(0, 1)]);
+    let first = waiting(&model, sent(1, 1.0, true, false)).await;
+    let gone = waiting(&model, sent(1, 2.0, false, false)).await;
+    let behind = waiting(&model, sent(1, 3.0, false, false)).await;
+    drop(gone);
+    model.sweep();
+    assert_eq!(given_up(&model), [("cancelled", "queued", 1)]);
+    assert!(matches!(behind.await, Err(Error::SequenceBroken { .. })));
+    house.fake.open_gate();
+    assert_eq!(total(first.await), 1.0);
+    assert_eq!(given_up(&model), [("cancelled", "queued", 1)], "he was told");
+}
+
 /// Remembers which requests were in each batch.
 #[derive(Debug, Default)]
 struct Remembers(Mutex<Vec<Vec<u64>>>);

@@ -9,8 +9,11 @@ use std::{
 
 use tracing::error;
 
-use super::{Job, Shared, lock, worker::Current};
-use crate::scheduler::{Hang, Scheduler, Substitute};
+use super::{Shared, lock, worker::Current};
+use crate::{
+    scheduler::{Hang, Scheduler, Substitute},
+    stats::Stage,
+};
 
 /// How often runs are looked at that may not end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -85,7 +88,7 @@ impl Shared {
             let Some(Hang { substitute, dispatches, model_is_gone }) = hang else { continue };
             self.hand_out(dispatches);
             if model_is_gone {
-                jobs.take().into_iter().for_each(Job::refuse);
+                jobs.take().into_iter().for_each(|job| job.refuse(Stage::Running));
             }
             match substitute {
                 Substitute::Known | Substitute::Unneeded => {}

@@ -77,6 +77,7 @@ async fn when_a_model_that_hangs_is_unloaded_its_callers_are_answered() {
     wait_hung(&house, 1).await;
     model.registration().close();
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
+    assert_eq!(given_up(&model), [], "he has been told");
     let left = |model: &LiveVersion| house.pool.runs_left("m", model.version);
     assert_eq!(left(&model), ModelLoad { queued: 0, queued_bytes: 0, running: 1, hung: 1 });
     assert_eq!(house.pool.runs_left("another", model.version).running, 0);
@@ -84,7 +85,9 @@ async fn when_a_model_that_hangs_is_unloaded_its_callers_are_answered() {
     let later = house.model("gate", batched(), &[(0, 1)]);
     let hangs = waiting(&later, rows(&[1.0])).await;
     house.fake.wait_started(2);
+    drop(waiting(&later, rows(&[2.0])).await);
     later.registration().close();
+    assert_eq!(given_up(&later), [("cancelled", "queued", 1)]);
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
     assert_eq!(left(&later).hung, 2, "both are called the same");
     house.fake.open_gate();
@@ -98,7 +101,9 @@ async fn who_goes_away_answers_what_runs_and_what_waits() {
     let house = House::new(1, 0);
     let model = house.model("gate", batched(), &[(0, 1)]);
     let calls = [held(&house, &model).await, waiting(&model, rows(&[1.0])).await];
-    assert_eq!(house.pool.abandon(), 2);
+    drop(waiting(&model, rows(&[2.0])).await);
+    assert_eq!(house.pool.abandon(), 3);
+    assert_eq!(given_up(&model), [("cancelled", "queued", 1)]);
     for call in calls {
         let error = call.await.unwrap_err();
         assert_eq!(error, not_ready("the server is shutting down and had no more time to answer"));
@@ -107,6 +112,25 @@ async fn who_goes_away_answers_what_runs_and_what_waits() {
     house.fake.open_gate();
     house.pool.wait_idle();
     assert_eq!(house.pool.abandon(), 0);
+}
+
+/// The requests of it that were given up: why, where, and how many.
+fn given_up(model: &LiveVersion) -> Vec<(&'static str, &'static str, u64)> {
+    model.stats().dropped().filter(|(.., count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn who_leaves_a_run_that_hangs_is_counted_when_nobody_waits_for_it_any_more() {
+    let house = impatient(1);
+    let model = house.model("gate", batched(), &[(0, 1)]);
+    let hangs = held(&house, &model).await;
+    wait_hung(&house, 1).await;
+    drop(hangs);
+    model.registration().close();
+    assert_eq!(given_up(&model), [("cancelled", "running", 1)]);
+    house.fake.open_gate();
+    house.pool.wait_idle();
+    assert_eq!(given_up(&model), [("cancelled", "running", 1)], "once");
 }
 
 #[tokio::test]

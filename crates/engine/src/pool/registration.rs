@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{Job, Pool, lock};
-use crate::scheduler::{Kind, ModelKey, Policy, Refusal, Stuck};
+use crate::{
+    scheduler::{Kind, ModelKey, Policy, Refusal, Stuck},
+    stats::Stage,
+};
 
 /// A version that the scheduler knows. Dropping it refuses the requests that still wait.
 #[derive(Debug)]
@@ -127,7 +130,9 @@ impl Registration {
         let hung = shared.slots.iter().filter_map(|slot| {
             slot.unanswered(|run| run.hung && run.model == self.key).map(|jobs| jobs.take())
         });
-        left.into_iter().chain(hung.flatten()).for_each(Job::refuse);
+        let hung: Vec<Job> = hung.flatten().collect();
+        left.into_iter().for_each(|job| job.refuse(Stage::Queued));
+        hung.into_iter().for_each(|job| job.refuse(Stage::Running));
     }
 
     /// The same, unless a version that has not been retired answers through it.

@@ -1,12 +1,12 @@
 //! Batches in which each sequence has its row, and rows without a request are filled up: for models that keep
 //! state of their own by row.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use super::{Prepared, Sequencer};
+use super::{Pending, Prepared, Sequencer};
 use crate::{
     Error, Result, batch,
-    job::Job,
+    job::{Job, Waiter},
     observe::{Run, TraceContext},
     reply::Reply,
     value::{Call, Output},
@@ -44,11 +44,9 @@ impl Batch {
         }
         let call = batch::gather(&calls, &vec![1; total], total, &mut |_| None);
         let arrived = self.requests.iter().map(|request| request.request.arrived).min();
-        let traced =
-            self.requests.iter().filter_map(|request| request.request.trace.as_deref().copied()).collect();
         let told = self.requests.iter().any(|request| request.request.told);
-        let replies = self.requests.into_iter().map(|request| (request.row, request.request.reply)).collect();
-        let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, replies, traced });
+        let requests = self.requests.into_iter().map(Row::new).collect();
+        let reply = Reply::Rows(Rows { model: Arc::clone(&sequencer.binding.model), total, requests });
         let executable = Arc::clone(&sequencer.lanes[lane].executable);
         let arrived = arrived.unwrap_or_else(Instant::now);
         let mut job = Job::new(executable, call, i64::try_from(total).ok(), reply, arrived).alone();
@@ -62,30 +60,55 @@ impl Batch {
 pub struct Rows {
     model: Arc<str>,
     total: usize,
-    replies: Vec<(usize, Reply)>,
-    traced: Vec<TraceContext>,
+    requests: Vec<Row>,
+}
+
+/// The way back to one of them, and what is told of it.
+#[derive(Debug)]
+struct Row {
+    row: usize,
+    reply: Reply,
+    arrived: Instant,
+    deadline: Option<Instant>,
+    trace: Option<Box<TraceContext>>,
+    told: bool,
+}
+
+impl Row {
+    fn new(request: Prepared) -> Self {
+        let Pending { reply, arrived, deadline, trace, told, .. } = request.request;
+        Self { row: request.row, reply, arrived, deadline, trace, told }
+    }
+
+    fn finish(self, answer: Result<Output>, run: Option<&Run>) {
+        let run = run.filter(|_| self.told).map(|run| Box::new(Run { arrived: self.arrived, ..*run }));
+        self.reply.finish(answer, run);
+    }
 }
 
 impl Rows {
     /// Whether nobody waits any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.replies.iter().all(|(_, reply)| reply.is_closed())
+        self.requests.iter().all(|request| request.reply.is_closed())
     }
 
-    /// The places of those that are traced.
-    pub(crate) fn traced(&self) -> &[TraceContext] {
-        &self.traced
+    /// Those who wait for it.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = Waiter<'_>> {
+        self.requests.iter().map(|request| Waiter {
+            reply: &request.reply,
+            arrived: request.arrived,
+            deadline: request.deadline,
+            trace: request.trace.as_deref(),
+        })
     }
 
-    pub(crate) fn leave_order(mut self) -> Self {
-        let replies = mem::take(&mut self.replies).into_iter();
-        self.replies = replies.map(|(row, reply)| (row, reply.leave_order())).collect();
-        self
+    pub(crate) fn leave_order(self) -> Self {
+        let leave = |request: Row| Row { reply: request.reply.leave_order(), ..request };
+        Self { requests: self.requests.into_iter().map(leave).collect(), ..self }
     }
 
     /// Gives each his row.
     pub(crate) fn answer(self, answer: Result<Output>, run: Option<&Run>) {
-        let own = |run: Option<&Run>| run.map(|run| Box::new(*run));
         let parts = answer.and_then(|output| {
             batch::scatter(&output, &vec![1; self.total], self.total)
                 .map_err(|message| Error::Output { model: self.model.to_string(), message })
@@ -93,14 +116,14 @@ impl Rows {
         match parts {
             Ok(parts) => {
                 let mut parts: Vec<Option<Output>> = parts.into_iter().map(Some).collect();
-                for (row, reply) in self.replies {
-                    if let Some(part) = parts.get_mut(row).and_then(Option::take) {
-                        reply.finish(Ok(part), own(run));
+                for request in self.requests {
+                    if let Some(part) = parts.get_mut(request.row).and_then(Option::take) {
+                        request.finish(Ok(part), run);
                     }
                 }
             }
             Err(error) => {
-                self.replies.into_iter().for_each(|(_, reply)| reply.finish(Err(error.clone()), own(run)))
+                self.requests.into_iter().for_each(|request| request.finish(Err(error.clone()), run));
             }
         }
     }

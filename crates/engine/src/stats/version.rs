@@ -191,12 +191,14 @@ impl VersionStats {
         })
     }
 
-    /// A batch has been run, whose requests arrived then.
-    pub(crate) fn ran(&self, run: &Run, arrived: impl Iterator<Item = Instant>) {
-        let requests = run.requests as u64;
-        for arrived in arrived {
-            self.queue.record(nanos(run.started.saturating_duration_since(arrived)), 1);
-        }
+    /// A request, or a step of one, has waited so long for the run that it ends with.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.queue.record(nanos(time), 1);
+    }
+
+    /// A batch has been run, with which so many requests end: none where they run again.
+    pub(crate) fn ran(&self, run: &Run, ended: usize) {
+        let requests = ended as u64;
         let times = (nanos(run.gather()), nanos(run.forward()), nanos(run.scatter()));
         let (gather, forward, scatter) = times;
         self.gather.record(gather, requests);
