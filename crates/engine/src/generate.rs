@@ -210,6 +210,8 @@ pub(crate) struct Beginning {
     pub(crate) timeout: Option<Duration>,
     /// How many answers it wants at most.
     pub(crate) max_steps: Option<u32>,
+    /// Its caller gets all answers as one, and counts and logs how that ends.
+    pub(crate) collected: bool,
     /// What its caller calls it.
     pub(crate) id: String,
     /// Its place in a trace, if it is traced.
@@ -257,6 +259,9 @@ impl Generation {
 
     /// Sends what a step has made; the next step, if there is one that may run now.
     pub(crate) fn answer(mut self, answer: Result<Output>) -> Option<Step> {
+        if !self.outbox.takes() {
+            return None;
+        }
         match answer.and_then(|output| self.made(&output).map(|named| (output, named))) {
             Err(error) => self.end(Err(error)),
             Ok((output, named)) => {
@@ -309,7 +314,7 @@ impl Generation {
     fn end(mut self, answer: Result<Vec<NamedOutput>>) -> Option<Step> {
         self.leave();
         self.tally.end(answer.as_ref().map_or_else(Reason::from, |_| Reason::Ok));
-        if let Err(error) = &answer {
+        if let Some(error) = answer.as_ref().err().filter(|_| !self.request.collected) {
             let request = (&*self.request.id, self.request.trace.as_deref());
             self.generator.failures.note(&self.generator.start, request, error);
         }

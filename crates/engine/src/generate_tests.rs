@@ -63,10 +63,60 @@ async fn answers_come_until_the_model_says_so() {
     let model = house.model(SCRIPT, counting(1000), &[(0, 2)]);
     assert_eq!(all(model.generate(from(3.0)).unwrap()).await, ten(3));
     assert_eq!(numbers(&model.infer(from(5.0)).await.unwrap()), ten(5), "collected");
-    let ended = Reason::ALL.map(|reason| model.stats().outcome(reason));
-    assert_eq!((ended[Reason::Ok as usize], ended.iter().sum::<u64>()), (2, 2), "each is counted once");
+    assert_eq!(ended(&model), [("ok", 2)], "each is counted once");
     assert_eq!(model.generations(), Some(0));
     assert_eq!(house.fake.kept(), 0);
+}
+
+/// How many requests ended how.
+fn ended(model: &LiveVersion) -> Vec<(&'static str, u64)> {
+    let count = |reason: Reason| (reason.name(), model.stats().outcome(reason));
+    Reason::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn a_collected_answer_is_counted_as_its_caller_sees_it() {
+    let house = House::new(1, 0);
+    let model = house.model(SCRIPT, counting(1000), &[(0, 1)]);
+    assert_eq!(numbers(&model.infer(from(8.0)).await.unwrap()), ten(8));
+    let (stats, bytes) = (model.stats(), 3 * 4);
+    assert_eq!(ended(&model), [("ok", 1)]);
+    assert_eq!((stats.response_bytes.get(), stats.responses.get()), (bytes, 3));
+    let late = Request { deadline: Some(Instant::now()), ..from(0.0) };
+    assert!(matches!(model.infer(late).await, Err(Error::DeadlineExceeded { .. })));
+    let classes = vec![Wanted { name: "number".to_owned(), classes: 1 }];
+    model.infer(Request { outputs: classes, ..from(0.0) }).await.unwrap_err();
+    assert_eq!(ended(&model), [("ok", 1), ("invalid_input", 1), ("deadline", 1)]);
+    assert_eq!(stats.duration.total().0, 3);
+    assert_eq!(stats.response_bytes.get(), bytes);
+}
+
+#[tokio::test]
+async fn answers_that_are_more_than_are_collected_are_counted_as_the_error_that_they_are() {
+    let house = House::new(1, 0);
+    let wide = |name: &str, data_type| named(name, data_type, &[-1]);
+    let mut config = counting(1000);
+    (config.inputs, config.outputs[0]) = (vec![wide("x", DataType::Fp32)], wide("number", DataType::Fp32));
+    let model = house.model("generate\nuntil 1000", config, &[(0, 1)]);
+    let wide = floats(&[1, 4 << 20], &vec![0.0; 4 << 20]);
+    let error =
+        model.infer(Request { inputs: vec![input("x", wide)], ..Request::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("which are not collected"), "{error}");
+    assert_eq!(ended(&model), [("bad_output", 1)]);
+    assert_eq!(model.stats().response_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_any_more_is_not_counted() {
+    let house = House::new(1, 0);
+    let model = house.model("generate\nuntil 10\ngate", counting(1000), &[(0, 1)]);
+    let answers = model.generate(from(0.0)).unwrap();
+    house.fake.wait_started(1);
+    drop(answers);
+    house.fake.open_gate();
+    house.pool.wait_idle();
+    assert_eq!(ended(&model), [("cancelled", 1)]);
+    assert_eq!((model.stats().responses.get(), model.stats().first_response.total().0), (0, 0));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Step;
-use crate::{Result, outputs::NamedOutput};
+use crate::{Result, outputs::NamedOutput, reply::Reply};
 
 /// So many answers lie ready for a caller before his generation waits for him.
 const READY: usize = 16;
@@ -42,7 +42,11 @@ impl Parked {
         let mut step = self.0.take()?;
         step.generator.parked.fetch_sub(1, Ordering::AcqRel);
         // It waited for its caller until now, and waits for a worker from now on.
-        step.job.arrived = Instant::now();
+        let now = Instant::now();
+        step.job.arrived = now;
+        if let Reply::Generating(generation) = &mut step.job.reply {
+            generation.tally.resumed(now);
+        }
         Some(step)
     }
 }
@@ -72,6 +76,12 @@ impl Outbox {
     /// Whether the last answer is in.
     pub(super) fn has_ended(&self) -> bool {
         self.lock().ended
+    }
+
+    /// Whether an answer that is put in can still be taken out.
+    pub(super) fn takes(&self) -> bool {
+        let state = self.lock();
+        !state.closed && !state.ended
     }
 
     /// Puts an answer in. `next` comes back if it may go on at once.

@@ -12,8 +12,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Tally {
     stats: Arc<VersionStats>,
+    /// All answers are one to its caller, by whom the request is counted.
+    collected: bool,
     came: Instant,
-    /// When its last answer was made, or when it came.
+    /// When its last answer was made, or when it came; or since when it waits for no more than a worker.
     last: Instant,
     /// How many answers it has had.
     made: u64,
@@ -21,7 +23,13 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(stats: &Arc<VersionStats>, request: &Beginning) -> Self {
-        Self { stats: Arc::clone(stats), came: request.came, last: request.came, made: 0 }
+        let (collected, came) = (request.collected, request.came);
+        Self { stats: Arc::clone(stats), collected, came, last: came, made: 0 }
+    }
+
+    /// Its caller has taken answers, for which it has waited until now.
+    pub(super) fn resumed(&mut self, now: Instant) {
+        self.last = now;
     }
 
     /// An answer has been made.
@@ -36,7 +44,10 @@ impl Tally {
             counts.success_time += took;
         });
         self.stats.responses.add(1);
-        self.stats.response_bytes.add(outputs.iter().map(|output| output.tensor.bytes().len() as u64).sum());
+        if !self.collected {
+            let bytes = outputs.iter().map(|output| output.tensor.bytes().len() as u64);
+            self.stats.response_bytes.add(bytes.sum());
+        }
         self.made += 1;
         self.last = now;
     }
@@ -55,6 +66,8 @@ impl Tally {
                 }
             });
         }
-        self.stats.ended(reason, self.came.elapsed(), 1);
+        if !self.collected {
+            self.stats.ended(reason, self.came.elapsed(), 1);
+        }
     }
 }

@@ -76,6 +76,14 @@ struct Ending<'a> {
     trace: Option<Box<TraceContext>>,
 }
 
+impl<'a> Ending<'a> {
+    /// Of a request that begins.
+    fn new(stats: &'a VersionStats, request: &mut Request) -> Self {
+        let (id, trace) = (mem::take(&mut request.id), request.trace.clone());
+        Self { counted: Counted::new(stats, request), id, trace }
+    }
+}
+
 /// A request that is queued or runs, and what its answer needs.
 struct Waiting {
     answer: oneshot::Receiver<Answer>,
@@ -120,7 +128,7 @@ impl LiveVersion {
         run: &'a mut Option<Box<Run>>,
     ) -> impl Future<Output = Result<Vec<NamedOutput>>> + Send + 'a {
         let asked = match &self.generator {
-            Some(_) => Asked::Many(Box::pin(self.collected(request))),
+            Some(generator) => Asked::Many(Box::pin(self.collected(generator, request))),
             None => Asked::One(self.ask(request)),
         };
         async move {
@@ -185,7 +193,7 @@ impl LiveVersion {
             return Err(Error::invalid(format!("model '{model}' makes one answer of a request")));
         };
         let mut counted = Counted::new(self.stats(), &request);
-        match self.begin(generator, request, counted.came) {
+        match self.begin(generator, request, counted.came, false) {
             Ok(answers) => {
                 // It is counted when it ends, by its tally.
                 counted.over = true;
@@ -198,7 +206,13 @@ impl LiveVersion {
         }
     }
 
-    fn begin(&self, generator: &Arc<Generator>, request: Request, came: Instant) -> Result<Answers> {
+    fn begin(
+        &self,
+        generator: &Arc<Generator>,
+        request: Request,
+        came: Instant,
+        collected: bool,
+    ) -> Result<Answers> {
         outputs::check_wanted(&self.binding, &request.outputs)?;
         let example = self.examples.due().then(|| Example::of(&self.binding, &request.inputs)).flatten();
         let checked = check::call(&self.binding, request.inputs)?;
@@ -220,6 +234,7 @@ impl LiveVersion {
             priority: request.priority,
             timeout: Some(request.timeout).filter(|timeout| !timeout.is_zero()),
             max_steps: request.max_steps,
+            collected,
             id: request.id,
             trace: request.trace,
             came,
@@ -230,9 +245,19 @@ impl LiveVersion {
     }
 
     /// All answers to a request as one.
-    async fn collected(&self, request: Request) -> Result<Vec<NamedOutput>> {
+    async fn collected(&self, generator: &Arc<Generator>, mut request: Request) -> Result<Vec<NamedOutput>> {
+        let ending = Ending::new(self.stats(), &mut request);
+        let outcome = self.collect(generator, request, ending.counted.came).await;
+        self.ended(ending, outcome, 1)
+    }
+
+    async fn collect(
+        &self,
+        generator: &Arc<Generator>,
+        request: Request,
+        came: Instant,
+    ) -> Result<Vec<NamedOutput>> {
         if let Some(wanted) = request.outputs.iter().find(|wanted| wanted.classes > 0) {
-            self.refused();
             return Err(Error::invalid(format!(
                 "output '{}' cannot be classified in a collected answer of model '{}'; ask for it on a stream \
                  (ModelStreamInfer)",
@@ -240,7 +265,7 @@ impl LiveVersion {
             )));
         }
         let deadline = request.deadline;
-        let collected = collect(&self.model, self.generate(request)?);
+        let collected = collect(&self.model, self.begin(generator, request, came, true)?);
         let late = Error::DeadlineExceeded { stage: "passed while answers were being made" };
         match deadline {
             None => collected.await,
@@ -250,8 +275,7 @@ impl LiveVersion {
 
     /// Checks a request and puts it into the queue; or runs it here and now.
     fn ask(&self, mut request: Request) -> (Ending<'_>, Result<Waiting>) {
-        let (id, trace) = (mem::take(&mut request.id), request.trace.clone());
-        let ending = Ending { counted: Counted::new(self.stats(), &request), id, trace };
+        let ending = Ending::new(self.stats(), &mut request);
         let waiting = self.submit(request, ending.counted.came);
         (ending, waiting)
     }
