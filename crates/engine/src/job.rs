@@ -13,7 +13,6 @@ use crate::{
     padding::{Company, Extents},
     reply::Reply,
     scheduler::{Fate, Refusal, Work},
-    sequence::Rows,
     stats::{Cause, Stage},
     value::Call,
 };
@@ -51,7 +50,7 @@ pub struct Job {
     /// Its place in a trace, if it is traced.
     pub trace: Option<Box<TraceContext>>,
     traits: Traits,
-    extents: Extents,
+    extents: Option<Box<Extents>>,
 }
 
 impl Job {
@@ -105,13 +104,21 @@ impl Job {
         Self { reply: self.reply.leave_order(), ..self }
     }
 
-    /// Those who wait for it: its caller, or where it is a whole batch, those of its rows.
-    pub(crate) fn waiters(&self) -> impl Iterator<Item = Waiter<'_>> {
-        let rows = self.reply.rows();
-        let (reply, arrived, deadline, trace) =
-            (&self.reply, self.arrived, self.deadline, self.trace.as_deref());
-        let own = rows.is_none().then_some(Waiter { reply, arrived, deadline, trace });
-        own.into_iter().chain(rows.into_iter().flat_map(Rows::waiters))
+    /// Calls this with those who wait for it: its caller, or where it is a whole batch, those of its rows.
+    pub(crate) fn for_each_waiter<'a>(&'a self, mut call: impl FnMut(Waiter<'a>)) {
+        if let Reply::Rows(rows) = &self.reply {
+            rows.waiters().for_each(call);
+        } else {
+            let (reply, arrived, deadline) = (&self.reply, self.arrived, self.deadline);
+            call(Waiter { reply, arrived, deadline, trace: self.trace.as_deref() });
+        }
+    }
+
+    /// How many wait for it.
+    pub(crate) fn waiting(&self) -> usize {
+        let mut count = 0;
+        self.for_each_waiter(|_| count += 1);
+        count
     }
 
     /// Tells its caller that the version is gone.
@@ -146,15 +153,18 @@ impl Job {
     /// Counts those who wait for it no more.
     fn count_left(&self, stage: Stage) {
         if self.reply.counts() {
-            let left = self.waiters().filter_map(|waiter| waiter.reply.has_left(waiter.deadline));
-            left.for_each(|cause| self.executable.stats.give_up(cause, stage));
+            self.for_each_waiter(|waiter| {
+                if let Some(cause) = waiter.reply.has_left(waiter.deadline) {
+                    self.executable.stats.give_up(cause, stage);
+                }
+            });
         }
     }
 
     /// Counts that it is not to wait any longer.
     fn given_up(&self, cause: Cause) {
         if self.reply.counts() {
-            self.waiters().for_each(|_| self.executable.stats.give_up(cause, Stage::Queued));
+            self.for_each_waiter(|_| self.executable.stats.give_up(cause, Stage::Queued));
         }
     }
 
@@ -195,7 +205,7 @@ impl Work for Job {
         self.traits.key == other.traits.key && batch::alike(&self.call, &other.call)
     }
     fn joins_company(&self, company: &mut Company) -> bool {
-        self.extents.join(company)
+        self.extents.as_ref().is_none_or(|extents| extents.join(company))
     }
     fn priority(&self) -> u64 {
         self.priority

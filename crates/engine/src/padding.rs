@@ -211,7 +211,8 @@ pub(crate) struct Extents {
 }
 
 impl Extents {
-    pub(crate) fn of(call: &Call, rows: usize) -> Self {
+    /// `None` where nothing does: every request carries this, and few models ask for it.
+    pub(crate) fn of(call: &Call, rows: usize) -> Option<Box<Self>> {
         let mut extents = Self { rows: rows as u64, ..Self::default() };
         for argument in &call.arguments {
             match argument {
@@ -222,7 +223,8 @@ impl Extents {
                 }
             }
         }
-        extents
+        let decides = !extents.tensors.is_empty() || extents.counted.is_some();
+        decides.then(|| Box::new(extents))
     }
 
     fn add(&mut self, tensor: &Tensor) {
@@ -255,9 +257,6 @@ impl Extents {
 
     /// Whether it may run together with these, to which it is alike; if so it is one of them now.
     pub(crate) fn join(&self, company: &mut Company) -> bool {
-        if self.tensors.is_empty() && self.counted.is_none() {
-            return true;
-        }
         let (number, most) = self.counted.unwrap_or((0, u64::MAX));
         let counted = company.counted.saturating_add(number);
         if company.rows > 0 && counted > most {

@@ -117,7 +117,7 @@ proptest! {
         for (count, one, other) in lengths {
             let shape = [count as i64, one as i64, 2, other as i64];
             let checked = asked(&binding, vec![input("x", numbers(&shape, 0))]);
-            let extents = Extents::of(&checked.call, count);
+            let extents = Extents::of(&checked.call, count).unwrap();
             let with = (one.max(longest.0), other.max(longest.1));
             let (all, sum) = (rows + count as u64, own + count as u64 * one * other);
             let joins = extents.join(&mut company);
@@ -140,7 +140,7 @@ fn whoever_asks_for_little_does_not_wait_for_much() {
         let mut company = Company::default();
         let join = |length: &i64| {
             let checked = asked(&binding, vec![input("x", numbers(&[1, *length], 0))]);
-            Extents::of(&checked.call, 1).join(&mut company)
+            Extents::of(&checked.call, 1).unwrap().join(&mut company)
         };
         lengths.iter().map(join).collect::<Vec<_>>()
     };

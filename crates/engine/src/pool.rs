@@ -234,7 +234,7 @@ impl Pool {
         let mut count = 0;
         for (jobs, stage) in [(queued, Stage::Queued), (running, Stage::Running)] {
             for job in jobs {
-                count += job.waiters().count();
+                count += job.waiting();
                 job.not_ready("the server is shutting down and had no more time to answer", stage);
             }
         }

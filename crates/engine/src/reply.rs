@@ -16,7 +16,7 @@ use crate::{
     backend::RunError,
     batch,
     generate::{self, Generation, Step},
-    job::Job,
+    job::{Job, Waiter},
     observe::{BatchRun, Run, TraceContext},
     ordering::Ticket,
     pool::Shared,
@@ -77,11 +77,6 @@ impl Reply {
     /// Whether a request is answered by it.
     pub(crate) fn counts(&self) -> bool {
         !matches!(self, Self::Measured(_))
-    }
-
-    /// The requests whose rows it has, where it is a whole batch.
-    pub(crate) fn rows(&self) -> Option<&Rows> {
-        if let Self::Rows(rows) = self { Some(rows) } else { None }
     }
 
     /// Sends the only or last answer, which this run has made. One that nobody waits for is dropped.
@@ -207,10 +202,12 @@ impl Done {
         let stats = first.map(|job| &job.executable.stats);
         let is_last = !matches!(end, End::Again);
         let mut traced: Vec<TraceContext> = Vec::new();
-        for waiter in jobs.iter().flat_map(Job::waiters) {
+        let mut count = |waiter: Waiter<'_>| {
             run.requests += 1;
             run.arrived = run.arrived.min(waiter.arrived);
-            traced.extend(waiter.trace);
+            if let Some(trace) = waiter.trace {
+                traced.push(*trace);
+            }
             // Of one that runs again, the run that it ends with is counted.
             if let Some(stats) = stats.filter(|_| is_last) {
                 stats.waited(started.saturating_duration_since(waiter.arrived));
@@ -218,7 +215,8 @@ impl Done {
                     stats.give_up(cause, Stage::Running);
                 }
             }
-        }
+        };
+        jobs.iter().for_each(|job| job.for_each_waiter(&mut count));
         let Some(first) = first else { return run };
         first.executable.stats.ran(&run, if is_last { run.requests } else { 0 });
         if !traced.is_empty() {
@@ -229,18 +227,21 @@ impl Done {
         run
     }
 
-    fn answer(&self, jobs: Vec<Job>, output: Output, ran: Instant) {
+    fn answer(&self, mut jobs: Vec<Job>, output: Output, ran: Instant) {
         if jobs.is_empty() {
             return; // They have been answered without it.
         }
-        let rows: Vec<usize> = jobs.iter().map(Work::rows).collect();
-        if let [rows] = rows[..]
-            && (rows == self.total || !jobs[0].joins())
+        if let [job] = &jobs[..]
+            && (job.rows() == self.total || !job.joins())
         {
             let run = self.ended(&jobs, (ran, ran), End::Answered);
-            answer_all(jobs.into_iter().zip([output]), &run);
+            if let Some(job) = jobs.pop() {
+                let told = job.told(&run);
+                job.reply.finish(Ok(output), told);
+            }
             return;
         }
+        let rows: Vec<usize> = jobs.iter().map(Work::rows).collect();
         let shares: Vec<_> = jobs.iter().filter_map(|job| job.call.shares.as_deref()).collect();
         let parts = match &shares[..] {
             [] => batch::scatter(&output, &rows, self.total),

@@ -118,9 +118,8 @@ impl Service {
         match path.strip_prefix(PREFIX).unwrap_or_default() {
             "ModelInfer" => {
                 let watch = watch_of(&request);
-                let infer = async |message, deadline, _held| {
-                    self.model_infer(message, deadline, watch.as_deref()).await
-                };
+                let watch = watch.as_deref();
+                let infer = |message, deadline, _held| self.model_infer(message, deadline, watch);
                 self.unary(request, wire::check_infer_request, infer).await
             }
             "ModelStreamInfer" => self.stream(request),
@@ -372,9 +371,12 @@ impl Service {
         }
         let max_steps = if live.generates() { from_proto::max_steps(&request) } else { Ok(None) };
         let max_steps = max_steps.inspect_err(|_| live.refused())?;
-        let request = from_proto::infer_request(request, deadline).inspect_err(|_| live.refused())?;
-        let told = watch.is_some();
-        Ok((live, Request { sequence, max_steps, trace, told, id: id.to_owned(), ..request }))
+        let request = from_proto::infer_request(request, deadline);
+        let mut request = request.inspect_err(|_| live.refused())?;
+        (request.sequence, request.max_steps) = (sequence, max_steps);
+        (request.trace, request.told) = (trace, watch.is_some());
+        id.clone_into(&mut request.id);
+        Ok((live, request))
     }
 
     /// An RPC that is answered at once.

@@ -14,7 +14,7 @@ use crate::{
 /// A request of one row of so many bytes, all of which are filled up.
 struct Piece {
     length: usize,
-    extents: Extents,
+    extents: Option<Box<Extents>>,
     cancelled: bool,
     deadline: Option<Instant>,
 }
@@ -42,7 +42,7 @@ impl Work for Piece {
         true
     }
     fn joins_company(&self, company: &mut Company) -> bool {
-        self.extents.join(company)
+        self.extents.as_ref().is_none_or(|extents| extents.join(company))
     }
     fn priority(&self) -> u64 {
         0

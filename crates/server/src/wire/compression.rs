@@ -13,7 +13,10 @@ use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use tonic::Status;
 
-use super::budget::Reservation;
+use super::{
+    budget::Reservation,
+    names::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING},
+};
 
 /// Unpacked at a time, and charged to the budget at a time.
 const STEP: usize = 64 * 1024;
@@ -64,7 +67,7 @@ impl Encoding {
 
     /// The encoding of a request's messages.
     pub(crate) fn of_request(headers: &HeaderMap) -> Result<Option<Self>, Box<Status>> {
-        let Some(value) = headers.get("grpc-encoding") else { return Ok(None) };
+        let Some(value) = headers.get(&GRPC_ENCODING) else { return Ok(None) };
         if value == "identity" {
             return Ok(None);
         }
@@ -89,7 +92,7 @@ impl Encoding {
             ResponseCompression::Deflate => Self::Deflate,
             ResponseCompression::Zstd => Self::Zstd,
         };
-        let accepted = headers.get("grpc-accept-encoding")?.to_str().ok()?;
+        let accepted = headers.get(&GRPC_ACCEPT_ENCODING)?.to_str().ok()?;
         accepted.split(',').any(|name| name.trim() == encoding.name()).then_some(encoding)
     }
 

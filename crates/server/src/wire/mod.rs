@@ -7,17 +7,20 @@
 //! - `budget`: how many bytes may be in memory
 //! - `complexity`: how much a message would become when it is decoded
 //! - `compression`: gzip, deflate, zstd, bounded
+//! - `names`: gRPC's headers
 //! - `receive`: messages out of an HTTP/2 stream
 //! - `respond`: messages or a status into one
 
 mod budget;
 mod complexity;
 mod compression;
+mod names;
 mod receive;
 mod respond;
 
 pub(crate) use budget::Budget;
 pub(crate) use complexity::{check_control_request, check_infer_request, check_settings_request};
 pub(crate) use compression::{Encoding, ResponseCompression};
+pub(crate) use names::GRPC_STATUS;
 pub(crate) use receive::{Limits, Messages, deadline, late};
-pub(crate) use respond::{Body, GRPC_STATUS, encode, message, status, stream};
+pub(crate) use respond::{Body, encode, message, status, stream};

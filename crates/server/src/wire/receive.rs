@@ -14,6 +14,7 @@ use tonic::Status;
 use super::{
     budget::{Budget, Reservation, too_large},
     compression::Encoding,
+    names::GRPC_TIMEOUT,
 };
 
 /// gRPC's prefix of a message: a flag and a 32-bit length.
@@ -201,7 +202,7 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Box<Status>> {
 
 /// The instant at which the caller's deadline passes: `grpc-timeout`, digits and a unit.
 pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Box<Status>> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     let timeout = value.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
         Box::new(Status::invalid_argument(format!(
             "grpc-timeout {value:?} is not valid: up to 8 digits and one of H, M, S, m, u, n are expected"

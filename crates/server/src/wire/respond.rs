@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::Message;
 use tokio::time::Sleep;
@@ -19,6 +19,7 @@ use tonic::Status;
 use super::{
     budget::Budget,
     compression::{ACCEPTED, Encoding},
+    names::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_STATUS},
     receive::{Held, UNCOUNTED},
 };
 
@@ -28,11 +29,6 @@ const MAX_MESSAGE: usize = i32::MAX as usize;
 /// Bytes of a status message. It travels in a header, clients take 8 KiB of these, and what is not ASCII
 /// triples on the way.
 const MAX_STATUS: usize = 2048;
-
-/// Parsed once: a name given as text is looked up again for each answer.
-pub(crate) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// gRPC's prefix of a message.
 const PREFIX: usize = 5;
