@@ -211,9 +211,11 @@ fn now(text: &mut Text, rows: &[Row]) {
 fn unserved(text: &mut Text, sources: &Sources, name: &str) {
     let reason = ("reason", Reason::NotReady.name());
     for (model, stats) in sources.pool.stats().loads() {
-        for (code, count) in ["NOT_FOUND", "UNAVAILABLE"].into_iter().zip(&stats.unserved) {
+        let no_version = (sources.codes.of_no_version(), &stats.no_version);
+        let not_ready = (sources.codes.of_reason(Reason::NotReady), &stats.not_ready);
+        for (code, count) in [no_version, not_ready] {
             if count.get() > 0 {
-                let labels = [("model", &*model), ("version", ""), ("code", code), reason];
+                let labels = [("model", &*model), ("version", ""), ("code", code_name(code)), reason];
                 text.sample(name, &labels, count.get());
             }
         }
