@@ -62,6 +62,17 @@ pub enum LoadOutcome {
 }
 
 impl LoadOutcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Loaded,
+        Self::Unchanged,
+        Self::Rebound,
+        Self::Failed(Step::Copy),
+        Self::Failed(Step::Verify),
+        Self::Failed(Step::Load),
+        Self::Failed(Step::Warm),
+    ];
+
     /// Its name, as a label.
     pub fn name(self) -> &'static str {
         match self {
@@ -94,9 +105,9 @@ pub struct LoadStats {
 }
 
 impl LoadStats {
-    /// How many attempts ended how.
-    pub fn outcomes(&self) -> BTreeMap<LoadOutcome, u64> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How many attempts ended like this.
+    pub fn outcome(&self, outcome: LoadOutcome) -> u64 {
+        lock(&self.outcomes).get(&outcome).copied().unwrap_or_default()
     }
 }
 
