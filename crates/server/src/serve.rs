@@ -27,7 +27,7 @@ use crate::{
     health::HealthService,
     listen::Listener,
     logging::Logs,
-    metrics::{Metrics, Rpcs, Sources},
+    metrics::{Memories, Metrics, Rpcs, Sources},
     observe::{Watcher, Watchers},
     options::{Options, Period, ServeArgs},
     shutdown::Signals,
@@ -165,8 +165,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);
     let overrides = Arc::new(Overrides::new(settings.roots.clone(), settings.confine_symlinks));
-    let (limits, routes) = (limits(&options)?, routes(&table)?);
-    let signals = Signals::new()?;
+    let (limits, routes, signals) = (limits(&options)?, routes(&table)?, Signals::new()?);
 
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
@@ -176,6 +175,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
         let sources = Sources {
             table: Arc::clone(&table),
             pool: pool.clone(),
+            memories: Memories::start(&pool).context("a thread could not be started")?,
             rpcs: Arc::clone(&rpcs),
             limits: limits.clone(),
             logs: logs.clone(),

@@ -8,8 +8,10 @@
 //! - `rpcs`: calls, by RPC and code.
 //! - `versions`: what is known of each version of a model.
 //! - `server`: the server and its devices.
+//! - `memory`: memory of GPUs, which is asked for elsewhere.
 //! - `triton`: the same under the names of Triton, for dashboards that know those.
 
+mod memory;
 mod rpcs;
 mod server;
 mod text;
@@ -19,6 +21,7 @@ mod versions;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+pub(crate) use memory::Memories;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 pub(crate) use rpcs::{Counting, Method, Rpcs};
 use sconce_engine::{pool::Pool, table::Table};
@@ -34,6 +37,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub(crate) struct Sources {
     pub(crate) table: Arc<Table>,
     pub(crate) pool: Pool,
+    pub(crate) memories: Memories,
     pub(crate) rpcs: Arc<Rpcs>,
     pub(crate) limits: Limits,
     pub(crate) logs: Logs,
