@@ -186,7 +186,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
         let debug = options.debug_endpoints.unwrap_or_default();
         start_http(address, sources, (backend.name(), debug), stopped.clone())?;
     }
-    tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
+    look_after(&pool, &table, &tracer);
     let mode = settings.mode.clone();
     let reaper = Reaper::start(Arc::clone(&backend))?;
     let parts = Parts { backend, pool: pool.clone(), reaper, table: Arc::clone(&table) };
@@ -304,6 +304,12 @@ fn limits(options: &Options) -> anyhow::Result<Limits> {
             "answers being sent is used up; read answers sooner, retry later or raise --send-budget",
         ),
     })
+}
+
+/// Does what has to be done now and then, as long as the runtime runs.
+fn look_after(pool: &Pool, table: &Arc<Table>, tracer: &Tracer) {
+    tokio::spawn(sweep(pool.clone(), Arc::clone(table)));
+    tokio::spawn(tracer.clone().follow(Arc::clone(table)));
 }
 
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a

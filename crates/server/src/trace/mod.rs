@@ -25,7 +25,10 @@ use std::{
 
 use http::HeaderValue;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
-use sconce_engine::observe::{BatchRun, LoadRun, Observer, TraceContext};
+use sconce_engine::{
+    observe::{BatchRun, LoadRun, Observer, TraceContext},
+    table::Table,
+};
 use tracing::info;
 
 pub(crate) use self::endpoint::TraceProtocol;
@@ -95,6 +98,16 @@ impl Tracer {
             None => Err("nothing is traced, because the server knows no collector: start it with \
                          --trace-endpoint URL"
                 .to_owned()),
+        }
+    }
+
+    /// Lets settings of models go when these do, as long as the server runs.
+    pub(crate) async fn follow(self, table: Arc<Table>) {
+        let Some(tracing) = self.0 else { return };
+        let mut changes = table.watch();
+        while changes.changed().await.is_ok() {
+            let snapshot = table.snapshot();
+            tracing.settings.keep(|model| snapshot.routes.contains_key(model));
         }
     }
 
