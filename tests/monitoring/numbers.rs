@@ -6,7 +6,10 @@ use super::{
     },
     exposition::{Exposition, Sample},
 };
-use crate::harness::{Repo, Server};
+use crate::{
+    changes::eventually,
+    harness::{Repo, Server},
+};
 
 /// Bytes of a row of the fixture's models.
 const ROW: usize = 4;
@@ -122,6 +125,21 @@ async fn rows_runs_stages_and_bytes_are_those_of_the_requests() {
     }
     let runs: f64 = metrics.samples("sconce_batch_rows_count", &[]).iter().map(|s| s.value).sum();
     assert!(metrics.sum("sconce_worker_runs_total", &[]) >= runs, "workers did them all: {}", metrics.text);
+}
+
+/// In parts of a second: whole ones say nothing of a rate over a minute.
+#[tokio::test]
+async fn processor_time_has_fractions() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    let before = Exposition::of(&server).sum("process_cpu_seconds_total", &[]);
+    eventually(&server, "it has used a part of a second", async || {
+        let now = Exposition::of(&server).sum("process_cpu_seconds_total", &[]);
+        (now > before && now.fract() > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(Exposition::of(&server).families["process_cpu_seconds_total"].kind, "counter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -250,12 +250,10 @@ fn start_http(
 ) -> anyhow::Result<()> {
     info!("health on http://{}/health/ready", address.local_addr()?);
     let (table, pool) = (Arc::clone(&sources.table), sources.pool.clone());
-    let metrics = Metrics::start(sources, runtime)?;
-    let admin = admin::Admin { table, pool, metrics: metrics.clone(), debug };
+    let admin = admin::Admin { table, pool, metrics: Metrics::new(sources, runtime), debug };
     let address = address.into_std()?;
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = async move {
-        tokio::spawn(metrics.keep_up());
         match TcpListener::from_std(address) {
             Ok(listener) => admin::serve(listener, admin, stopped).await,
             Err(error) => error!("the metrics address cannot be served: {error}"),

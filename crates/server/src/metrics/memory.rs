@@ -98,7 +98,7 @@ mod tests {
         thread::spawn(move || {
             let mut text = Text::default();
             server::devices(&mut text, &pool, &asked);
-            tell.send(text.behind(String::new())).unwrap();
+            tell.send(String::from(text)).unwrap();
         });
         let text = told.recv_timeout(PATIENCE).expect("the metrics, while the driver hangs");
         assert!(text.contains("sconce_device_memory_used_bytes{device=\"gpu:1\"} 1048576"), "{text}");
