@@ -5,11 +5,12 @@
 //! - `notes`, `spans`: what is noted where it happens, and the spans that are made of it
 //! - `clock`: times, as they are told to others
 //! - `queue`, `export`: what waits, and the thread that sends it
-//! - `endpoint`: where to
+//! - `endpoint`, `environment`: where to, and what OpenTelemetry's variables say
 
 mod clock;
 mod context;
 mod endpoint;
+mod environment;
 mod export;
 mod notes;
 mod queue;
@@ -29,7 +30,7 @@ use sconce_engine::{
     observe::{BatchRun, LoadRun, Observer, TraceContext},
     table::Table,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use self::endpoint::TraceProtocol;
 use self::{
@@ -68,12 +69,14 @@ impl Tracer {
         server: Option<SocketAddr>,
         devices: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let environment = |name: &str| std::env::var(name).ok();
+        // What is no text is not what anything expects, and so is what stands for it then.
+        let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let url = options.trace_endpoint.as_deref();
         let Some(endpoint) = Endpoint::chosen(url, options.trace_protocol, environment)? else {
             return Ok(Self::default());
         };
         info!("traces to {}", endpoint.authority());
+        endpoint.in_vain.iter().for_each(|line| warn!("{line}"));
         let queue = Arc::new(Queue::new(endpoint.queue));
         let writer = Writer::new(server, devices, options.trace_triton_attributes.unwrap_or_default());
         let sender = Sender::start(endpoint, writer, Arc::clone(&queue))?;
