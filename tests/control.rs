@@ -78,7 +78,7 @@ fn json(server: &Server, path: &str) -> Value {
     serde_json::from_str(&body).expect("JSON")
 }
 
-/// A counter of loads, by its labels.
+/// The counters of loads of which there were any, by their labels.
 fn loads(server: &Server) -> BTreeMap<String, u64> {
     let (status, body) = server.get("/metrics");
     assert_eq!(status, 200, "{body}");
@@ -86,7 +86,7 @@ fn loads(server: &Server) -> BTreeMap<String, u64> {
         let (labels, count) = line.strip_prefix("sconce_model_loads_total{")?.split_once("} ")?;
         Some((labels.to_owned(), count.parse().expect("a number")))
     };
-    body.lines().filter_map(line).collect()
+    body.lines().filter_map(line).filter(|(_, count)| *count > 0).collect()
 }
 
 fn loaded(server: &Server, model: &str) -> u64 {

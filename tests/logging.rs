@@ -197,6 +197,21 @@ async fn a_panic_is_a_line_as_any_other() {
 
 #[cfg(not(feature = "torch"))]
 #[tokio::test]
+async fn a_panic_is_told_whatever_the_levels_are() {
+    let repo = Repo::new();
+    repo.file("panics/1/model.pt", "fake\nargument x tensor\npanic\n");
+    let server = Server::start_with(repo.path(), &["--model-control-mode", "none"]);
+    let off = ["log_info", "log_warning", "log_error"].map(|name| (name, Said::BoolParam(false)));
+    set(&server, &off).await.expect("set");
+    let answer = server.infer(request("panics", &[("x", "FP32", &[1], fp32(&[1.0]))])).await;
+    refused(answer, Code::Internal, &[]);
+    let line = server.wait_for("a thread panicked");
+    assert!(line.contains("place=") && line.contains("thread="), "{line}");
+    assert!(!server.log().contains("its callers got INTERNAL"), "{}", server.log());
+}
+
+#[cfg(not(feature = "torch"))]
+#[tokio::test]
 async fn what_a_model_fails_with_names_the_model_and_the_request() {
     let repo = Repo::new();
     repo.file("quo\"te/4/model.pt", "fake\nargument x tensor\nfail it is\\nbad\n");

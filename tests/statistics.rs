@@ -197,11 +197,16 @@ async fn requests_that_no_version_serves_are_counted_by_their_model_and_so_is_a_
         refused(server.infer(wanted).await, Code::NotFound, &["version 9"]);
     }
     let (_, text) = server.get("/metrics");
-    let unserved = |model: &str| {
-        metric(&text, "sconce_requests_total", &[("model", model), ("version", ""), ("reason", "not_ready")])
+    let unserved = |model: &str, code: &str| {
+        let labels = [("model", model), ("version", ""), ("code", code), ("reason", "not_ready")];
+        metric(&text, "sconce_requests_total", &labels)
     };
-    assert_eq!(unserved("broken"), Some(1.0), "{text}");
-    assert_eq!(unserved("echo"), None, "a version that is not there is its caller's mistake");
+    assert_eq!(unserved("broken", "NOT_FOUND"), Some(1.0), "{text}");
+    assert_eq!(
+        unserved("echo", "NOT_FOUND"),
+        Some(0.0),
+        "a version that is not there is its caller's mistake"
+    );
     let problem = |model: &str| metric(&text, "sconce_model_problem", &[("model", model)]);
     assert_eq!((problem("broken"), problem("echo")), (Some(1.0), Some(0.0)), "{text}");
 }

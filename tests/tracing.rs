@@ -7,7 +7,7 @@ use sconce_proto::inference::{ModelInferRequest, ServerLiveRequest};
 use tonic::{Code, Request, metadata::AsciiMetadataValue};
 
 use self::collector::{Collector, Span};
-use crate::harness::{Repo, Server, fp32, refused, request, sconce};
+use crate::harness::{Repo, Server, fp32, refused, request, sconce, stderr};
 
 mod away;
 mod collector;
@@ -266,4 +266,28 @@ async fn the_environment_of_opentelemetry_is_taken_where_no_flag_says_otherwise(
     {
         assert_eq!(resource[name], expected);
     }
+}
+
+#[test]
+fn what_means_nothing_in_the_environment_is_told_in_one_line() {
+    let repo = repository();
+    let ends = |name: &str, value: &std::ffi::OsStr| {
+        let mut command = sconce();
+        command
+            .args(["serve", "--grpc-address", "127.0.0.1:0", "--metrics-address", "off"])
+            .args(["--trace-endpoint", "http://127.0.0.1:1", "--log-level", "error", "--model-repository"])
+            .arg(repo.path())
+            .env(name, value);
+        let output = command.output().expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{name}={value:?}");
+        let text = stderr(&output);
+        assert!(text.starts_with(&format!("error: {name}")) && text.lines().count() == 1, "{text}");
+        text
+    };
+    let text = ends("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli".as_ref());
+    assert!(text.contains("gzip or none is expected"), "{text}");
+    ends("OTEL_BSP_MAX_QUEUE_SIZE", "0".as_ref());
+    ends("OTEL_EXPORTER_OTLP_TIMEOUT", std::os::unix::ffi::OsStrExt::from_bytes(b"\xff1"));
+    let text = ends("OTEL_EXPORTER_OTLP_HEADERS", "hunter2".as_ref());
+    assert!(!text.contains("hunter2"), "{text}");
 }

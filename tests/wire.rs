@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
 };
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use sconce_proto::inference::{ModelInferRequest, ModelInferResponse, ServerLiveR
 use tonic::{Code, codec::CompressionEncoding};
 
 use crate::{
-    harness::{Repo, Server, as_fp32, fp32, output, request},
+    harness::{PATIENCE, Repo, Server, as_fp32, fp32, output, request},
     raw::{Answer, Raw, SERVICE, framed, prefixed},
 };
 
@@ -55,6 +56,28 @@ fn refused(answer: &Answer, code: Code, part: &str) {
 /// The server answers a good request, also on this connection.
 async fn goes_on(connection: &Raw) {
     assert_good(&connection.call("ModelInfer", &good()).await);
+}
+
+/// Whoever has shaken hands may say nothing for as long as he likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_finish_his_handshake_loses_his_connection() {
+    let (_repo, server) = start(&[]);
+    let idle = Raw::connect(&server).await;
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let connect = |said: String| {
+        let mut stream = TcpStream::connect(&server.grpc).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(said.as_bytes()).expect("written");
+        stream
+    };
+    let said =
+        [String::new(), PREFACE[..15].to_owned(), PREFACE.to_owned(), format!("{PREFACE}\0\0\u{6}\u{4}")];
+    for mut stream in said.map(connect) {
+        // It is reset where something was left unread.
+        let ended = stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "it is open for ever: {ended:?}");
+    }
+    goes_on(&idle).await;
 }
 
 fn pack(encoding: &str, data: &[u8]) -> Vec<u8> {

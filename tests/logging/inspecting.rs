@@ -123,13 +123,16 @@ fn ask(server: &Server, path: &str) -> TcpStream {
 async fn threads_and_workers_are_told_to_those_who_may_ask() {
     let repo = repository();
     let server = Server::start(repo.path());
-    assert_eq!(server.get("/debug/threads").0, 404, "nobody has asked for it");
+    let (status, text) = server.get("/debug/threads");
+    assert!(status == 404 && !text.contains("/debug"), "nobody has asked for it: {text}");
     let server = Server::start_with(repo.path(), &["--debug-endpoints", "--cpu-workers", "2"]);
     let (status, text) = server.get("/debug/threads");
     assert_eq!(status, 200, "{text}");
     for name in ["log", "reconcile", "cpu-0", "cpu-1", "WAITED FOR A CORE", "WORKER"] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
+    let (status, text) = server.get("/debug");
+    assert!(status == 404 && text.contains("/debug/threads, /debug/profile"), "{text}");
     for wrong in ["seconds=0", "seconds=61", "second=1"] {
         let (status, text) = server.get(&format!("/debug/profile?{wrong}"));
         assert_eq!((status, text.contains(wrong), text.contains("1 to 60")), (400, true, true), "{text}");

@@ -1,7 +1,14 @@
 //! The numbers are those that callers counted, exactly.
 
-use super::exercise::{
-    Exercised, GENERATIONS, GOOD, LATE, LEFT, ODD, REFUSED, SEQUENCES, STEPS, THROWN, UNKNOWN, WRONG,
+use super::{
+    exercise::{
+        Exercised, GENERATIONS, GOOD, LATE, LEFT, ODD, REFUSED, SEQUENCES, STEPS, THROWN, UNKNOWN, WRONG,
+    },
+    exposition::{Exposition, Sample},
+};
+use crate::{
+    changes::eventually,
+    harness::{Repo, Server},
 };
 
 /// Bytes of a row of the fixture's models.
@@ -49,6 +56,45 @@ async fn requests_are_counted_as_their_callers_counted_them() {
     is("sconce_dropped_requests_total", &[], LATE + LEFT);
 }
 
+/// The first event of a kind is one more for Prometheus only if there was a 0 to be scraped.
+#[test]
+fn what_has_not_happened_yet_is_told_as_0() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    repo.identity("wrong/1/model.pt");
+    repo.file("wrong/config.yaml", "max_batch_size: [");
+    let server = Server::start_with(repo.path(), &["--cpu-workers", "2"]);
+    let metrics = Exposition::of(&server);
+    let zeros = |name: &str, labels: &[(&str, &str)], count: usize| {
+        let values: Vec<f64> = metrics.samples(name, labels).iter().map(|sample| sample.value).collect();
+        assert_eq!(values, vec![0.0; count], "{name} {labels:?} in {}", metrics.text);
+    };
+    let version = [("model", "echo"), ("version", "1")];
+    zeros("sconce_requests_total", &version, 13);
+    zeros("sconce_dropped_requests_total", &version, 3 * 2);
+    for model in ["echo", "wrong"] {
+        zeros("sconce_requests_total", &[("model", model), ("version", "")], 2);
+        zeros("sconce_model_loads_total", &[("model", model), ("outcome", "failed")], 4);
+    }
+    zeros("sconce_model_loads_total", &[("model", "wrong")], 3 + 4);
+    zeros("sconce_rpcs_total", &[], 18 * 17);
+    for name in [
+        "sconce_log_lines_dropped_total",
+        "sconce_trace_spans_dropped_total",
+        "sconce_trace_spans_exported_total",
+    ] {
+        zeros(name, &[], 1);
+    }
+    let all: Vec<&Sample> = metrics.families.values().flat_map(|family| &family.samples).collect();
+    let is = |sample: &Sample| {
+        version.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|is| is == value))
+    };
+    let of_version = all.iter().filter(|sample| is(sample)).count();
+    assert!((120..140).contains(&of_version), "README.md says about 130, and there are {of_version}");
+    let of_server = all.iter().filter(|sample| !sample.labels.contains_key("model")).count();
+    assert!((300..360).contains(&of_server), "README.md says about 330, and there are {of_server}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_runs_stages_and_bytes_are_those_of_the_requests() {
     let exercised = Exercised::start().await;
@@ -79,6 +125,21 @@ async fn rows_runs_stages_and_bytes_are_those_of_the_requests() {
     }
     let runs: f64 = metrics.samples("sconce_batch_rows_count", &[]).iter().map(|s| s.value).sum();
     assert!(metrics.sum("sconce_worker_runs_total", &[]) >= runs, "workers did them all: {}", metrics.text);
+}
+
+/// In parts of a second: whole ones say nothing of a rate over a minute.
+#[tokio::test]
+async fn processor_time_has_fractions() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let server = Server::start(repo.path());
+    let before = Exposition::of(&server).sum("process_cpu_seconds_total", &[]);
+    eventually(&server, "it has used a part of a second", async || {
+        let now = Exposition::of(&server).sum("process_cpu_seconds_total", &[]);
+        (now > before && now.fract() > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(Exposition::of(&server).families["process_cpu_seconds_total"].kind, "counter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

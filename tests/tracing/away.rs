@@ -76,3 +76,28 @@ async fn what_waits_at_the_end_is_sent_before_it() {
     let spans = collector.wait_for("ModelInfer", 1).await;
     assert_eq!(ids(&spans), BTreeSet::from(["last"]));
 }
+
+#[tokio::test]
+async fn no_secret_of_a_collector_is_in_the_log() {
+    let repo = repository();
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = gone.local_addr().expect("an address");
+    drop(gone);
+    for protocol in ["grpc", "http"] {
+        for path in ["?token=hunter2", "/x?token=hunter2"] {
+            let mut command = sconce();
+            command
+                .args(["serve", "--grpc-address", "127.0.0.1:0", "--metrics-address", "off"])
+                .args(["--log-level", "trace", "--trace-protocol", protocol, "--model-repository"])
+                .arg(repo.path())
+                .args(["--trace-endpoint", &format!("http://me:hunter2@{address}{path}")])
+                .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2")
+                .env("OTEL_TRACES_SAMPLER", "always_off");
+            let server = Server::launch(&mut command);
+            server.wait_for("OTEL_TRACES_SAMPLER has no effect");
+            let line = server.wait_for("takes no traces");
+            assert!(line.contains(&format!("collector on {address} takes")), "{line}");
+            assert!(!server.log().contains("hunter2"), "{}", server.log());
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! TraceSetting: what it tells, what it changes, what it refuses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use sconce_proto::inference::{
     TraceSettingRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -9,7 +9,10 @@ use sconce_proto::inference::{
 use tonic::{Code, Status, transport::Channel};
 
 use super::{Collector, echo, ids, repository, start, traced};
-use crate::harness::{Repo, Server, refused};
+use crate::{
+    changes::eventually,
+    harness::{Repo, Server, refused},
+};
 
 /// Names and lists of values.
 type Settings<'a> = &'a [(&'a str, &'a [&'a str])];
@@ -56,6 +59,25 @@ async fn settings_are_told_changed_and_cleared_for_all_models_and_for_one() {
     assert_eq!(own, all);
     let cleared = set(&mut client, "", &[("trace_rate", &[]), ("trace_count", &[])]).await.expect("settings");
     assert_eq!(cleared, first);
+}
+
+#[tokio::test]
+async fn settings_of_a_model_that_was_removed_are_not_those_of_another_of_its_name() {
+    let (repo, collector) = (repository(), Collector::grpc().await);
+    repo.identity("other/1/model.pt");
+    let server = start(&repo, &collector, &[]);
+    let mut client = server.client().await;
+    for model in ["other", "echo"] {
+        set(&mut client, model, &[("trace_rate", &["9"])]).await.expect("settings");
+    }
+    fs::remove_dir_all(repo.path().join("other")).expect("removed");
+    eventually(&server, "the model is gone", async || set(&mut client.clone(), "other", &[]).await.err())
+        .await;
+    repo.identity("other/1/model.pt");
+    let told = async || set(&mut client.clone(), "other", &[]).await.ok();
+    let other = eventually(&server, "the model is back", told).await;
+    assert_eq!(other["trace_rate"], ["1"]);
+    assert_eq!(set(&mut client, "echo", &[]).await.expect("settings")["trace_rate"], ["9"]);
 }
 
 #[tokio::test]

@@ -93,6 +93,8 @@ struct Seen {
     /// Names of the threads on which modules were freed.
     freed_on: BTreeSet<String>,
     released: Vec<Vec<Device>>,
+    /// Devices whose drivers do not tell how much memory there is.
+    memory_hangs: BTreeSet<Device>,
 }
 
 impl Stage {
@@ -199,6 +201,17 @@ impl Fake {
         self.stage.seen().rows.clone()
     }
 
+    /// Has whoever asks for the memory of the device wait for `Fake::open_memory_gate`.
+    pub fn hang_memory(&self, device: Device) {
+        self.stage.seen().memory_hangs.insert(device);
+    }
+
+    /// Answers all who have asked for memory, and those to come.
+    pub fn open_memory_gate(&self) {
+        self.stage.seen().memory_hangs.clear();
+        self.stage.changed.notify_all();
+    }
+
     /// Lets all loads through that wait at their gate, and those to come.
     pub fn open_load_gate(&self) {
         self.stage.seen().load_gate_open = true;
@@ -270,6 +283,7 @@ impl Backend for Fake {
     }
 
     fn memory(&self, device: Device) -> Option<DeviceMemory> {
+        self.stage.wait_until(|seen| !seen.memory_hangs.contains(&device));
         matches!(device, Device::Gpu(_)).then_some(DeviceMemory { used: 1 << 20, total: 1 << 30 })
     }
 

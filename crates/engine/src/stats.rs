@@ -62,6 +62,17 @@ pub enum LoadOutcome {
 }
 
 impl LoadOutcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Loaded,
+        Self::Unchanged,
+        Self::Rebound,
+        Self::Failed(Step::Copy),
+        Self::Failed(Step::Verify),
+        Self::Failed(Step::Load),
+        Self::Failed(Step::Warm),
+    ];
+
     /// Its name, as a label.
     pub fn name(self) -> &'static str {
         match self {
@@ -85,16 +96,18 @@ impl LoadOutcome {
 #[derive(Debug)]
 pub struct LoadStats {
     outcomes: Mutex<BTreeMap<LoadOutcome, u64>>,
-    /// Requests for which no version served: where none is expected to, and where one is on its way.
-    pub unserved: [Counter; 2],
+    /// Requests for which no version served, and none is expected to ([`Error::NoVersion`]).
+    pub no_version: Counter,
+    /// Requests for which no version served, and one is on its way ([`Error::NotReady`]).
+    pub not_ready: Counter,
     /// How long those took that passed, from the first byte read to the last run before it served.
     pub duration: Histogram,
 }
 
 impl LoadStats {
-    /// How many attempts ended how.
-    pub fn outcomes(&self) -> BTreeMap<LoadOutcome, u64> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How many attempts ended like this.
+    pub fn outcome(&self, outcome: LoadOutcome) -> u64 {
+        lock(&self.outcomes).get(&outcome).copied().unwrap_or_default()
     }
 }
 
@@ -146,8 +159,12 @@ impl Stats {
 
     fn of_model(&self, model: &Arc<str>) -> Arc<LoadStats> {
         let new = || {
-            let (outcomes, unserved) = (Mutex::default(), Default::default());
-            Arc::new(LoadStats { outcomes, unserved, duration: self.loads_take.histogram() })
+            Arc::new(LoadStats {
+                outcomes: Mutex::default(),
+                no_version: Counter::default(),
+                not_ready: Counter::default(),
+                duration: self.loads_take.histogram(),
+            })
         };
         Arc::clone(lock(&self.loads).entry(Arc::clone(model)).or_insert_with(new))
     }
@@ -156,9 +173,9 @@ impl Stats {
     /// is not there is not told apart: callers could name any.
     pub fn unserved(&self, model: &Arc<str>, error: &Error) {
         if matches!(error, Error::NoVersion { .. }) {
-            self.of_model(model).unserved[0].add(1);
+            self.of_model(model).no_version.add(1);
         } else if matches!(error, Error::NotReady { .. }) {
-            self.of_model(model).unserved[1].add(1);
+            self.of_model(model).not_ready.add(1);
         }
     }
 

@@ -62,8 +62,10 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
         .route("/metrics", get(counted))
         .route("/models", get(all))
         .route("/models/{name}", get(one))
-        .fallback(|| async {
-            let there = "there is /health/live, /health/ready, /metrics, /models and /models/NAME\n";
+        .fallback(|State(admin): State<Admin>| async move {
+            let debug = if admin.debug { ", /debug/threads, /debug/profile" } else { "" };
+            let there =
+                format!("there is /health/live, /health/ready, /metrics{debug}, /models and /models/NAME\n");
             (StatusCode::NOT_FOUND, there)
         })
         .with_state(admin.clone());

@@ -55,16 +55,18 @@ struct Thread {
     /// How long it has run, and how long it has waited for a core.
     ran: Duration,
     waited: Duration,
+    /// When it was started, in ticks of the system's clock.
+    started: u64,
 }
 
 type Threads = BTreeMap<u32, Thread>;
 
 async fn threads(State(debug): State<Debug>) -> Result<String, Refusal> {
     let _turn = debug.turn()?;
-    let threads = look().await?;
+    let threads = debug.look().await?;
     let mut table = Table::new(&["THREAD", "NAME", "STATE", "RAN", "WAITED FOR A CORE", "WAITS IN"]);
     for (id, thread) in &threads {
-        let Thread { name, state, waits_in, ran, waited } = thread;
+        let Thread { name, state, waits_in, ran, waited, .. } = thread;
         let times = [ran, waited].map(|time| format!("{:.3} s", time.as_secs_f64()));
         let [ran, waited] = times;
         table.row(vec![id.to_string(), quote(name), state.clone(), ran, waited, quote(waits_in)], None);
@@ -92,7 +94,7 @@ fn workers(pool: &Pool) -> String {
 async fn profile(State(debug): State<Debug>, RawQuery(query): RawQuery) -> Result<String, Refusal> {
     let time = seconds(query.as_deref())?;
     let _turn = debug.turn()?;
-    let before = look().await?;
+    let before = debug.look().await?;
     let begin = Instant::now();
     // In how many looks a worker ran a version.
     let (mut looks, mut seen) = (0_u32, BTreeMap::<(String, String), u32>::new());
@@ -108,7 +110,7 @@ async fn profile(State(debug): State<Debug>, RawQuery(query): RawQuery) -> Resul
             }
         }
     }
-    let (took, after) = (begin.elapsed(), look().await?);
+    let (took, after) = (begin.elapsed(), debug.look().await?);
     let mut table = Table::new(&["WORKER", "RAN", "OF THE TIME"]);
     for ((worker, of), count) in &seen {
         let share = f64::from(*count) / f64::from(looks.max(1));
@@ -171,18 +173,31 @@ impl Debug {
             (StatusCode::TOO_MANY_REQUESTS, why.to_owned())
         })
     }
+
+    /// All threads of the process, read where waiting for the system holds up nobody.
+    async fn look(&self) -> Result<Threads, Refusal> {
+        let failed = |why: String| {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the threads cannot be listed: {}\n", quote(&why)))
+        };
+        let mut threads = match tokio::task::spawn_blocking(|| list(Path::new("/proc/self/task"))).await {
+            Ok(Ok(threads)) => threads,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        for worker in self.pool.status().iter().flat_map(|device| &device.workers) {
+            tell_apart(&mut threads, &worker.name);
+        }
+        Ok(threads)
+    }
 }
 
-/// All threads of the process, read where waiting for the system holds up nobody.
-async fn look() -> Result<Threads, Refusal> {
-    let failed = |why: String| {
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("the threads cannot be listed: {}\n", quote(&why)))
-    };
-    match tokio::task::spawn_blocking(|| list(Path::new("/proc/self/task"))).await {
-        Ok(Ok(threads)) => Ok(threads),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(error) => Err(failed(error.to_string())),
-    }
+/// A thread begins with the name of the one that made it, so those that libtorch makes in a worker, to run a part of an
+/// operator each, have its name. The worker was there first.
+fn tell_apart(threads: &mut Threads, worker: &str) {
+    let mut same: Vec<(&u32, &mut Thread)> =
+        threads.iter_mut().filter(|(_, thread)| thread.name == worker).collect();
+    same.sort_by_key(|(id, thread)| (thread.started, **id));
+    same.into_iter().skip(1).for_each(|(_, thread)| thread.name.push_str(", a helper"));
 }
 
 /// Threads that end while they are looked at are left out.
@@ -201,7 +216,8 @@ fn thread(task: &Path) -> Option<Thread> {
     // `ID (NAME) STATE ...`, where the name may have anything in it, parentheses too.
     let stat = read("stat")?;
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let state = match rest.split_whitespace().next()? {
+    let mut fields = rest.split_whitespace();
+    let state = match fields.next()? {
         "R" => "runs",
         "S" | "I" => "sleeps",
         "D" => "waits for a disk",
@@ -218,6 +234,7 @@ fn thread(task: &Path) -> Option<Thread> {
     Some(Thread {
         name: name.to_owned(),
         state: state.to_owned(),
+        started: fields.nth(18).and_then(|ticks| ticks.parse().ok()).unwrap_or_default(),
         waits_in: waits_in.unwrap_or_else(|| "-".to_owned()),
         ran,
         waited,
@@ -251,6 +268,25 @@ mod tests {
         assert_eq!((&*threads[&8].waits_in, threads[&8].ran), ("ep_poll", Duration::ZERO));
         let this = list(Path::new("/proc/self/task")).unwrap();
         assert!(this.values().any(|thread| thread.state == "runs"), "{this:?}");
+    }
+
+    #[test]
+    fn a_thread_that_a_worker_has_made_is_told_from_it() {
+        let thread = |name: &str, started| Thread { name: name.to_owned(), started, ..Thread::default() };
+        let mut threads = Threads::from([
+            (3, thread("cpu-0", 8)),
+            (7, thread("cpu-0", 5)),
+            (8, thread("cpu-0", 5)),
+            (9, thread("cpu-1", 5)),
+            (10, thread("cpu-10", 5)),
+        ]);
+        for worker in ["cpu-0", "cpu-1", "gpu:0-0"] {
+            tell_apart(&mut threads, worker);
+        }
+        let names: Vec<&str> = threads.values().map(|thread| &*thread.name).collect();
+        assert_eq!(names, ["cpu-0, a helper", "cpu-0", "cpu-0, a helper", "cpu-1", "cpu-10"]);
+        let this = list(Path::new("/proc/self/task")).unwrap();
+        assert!(this.values().all(|thread| thread.started > 0), "{this:?}");
     }
 
     #[test]

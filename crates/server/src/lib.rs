@@ -1,6 +1,6 @@
 //! The wire and the wiring: gRPC, HTTP, command line, logs, shutdown.
 //!
-//! A request meets, in this order: `listen` (a connection), `grpc` (four lines per RPC), `wire`
+//! A request meets, in this order: `listen` (a connection, after its `handshake`), `grpc` (four lines per RPC), `wire`
 //! (messages in and out), `from_proto`, the engine, `to_proto`; `status` chooses every code. Around
 //! it: `cli`, `options` and `follow` (what was asked for), `serve` (the parts put together, and taken
 //! apart), `shutdown`, `control` (loading and unloading by request), `models` (what is told of them), `health`,
@@ -20,6 +20,7 @@ mod debug;
 mod follow;
 mod from_proto;
 mod grpc;
+mod handshake;
 mod health;
 mod listen;
 mod logging;

@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    io::Cursor,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -19,6 +20,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -29,6 +31,7 @@ use tracing::{debug, warn};
 
 use crate::{
     grpc::{PREFIX, Service},
+    handshake,
     metrics::{Counting, Method, Rpcs},
     observe::{Watch, Watchers},
     wire::{self, Body},
@@ -53,8 +56,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines of the log on that.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
-/// A client begins to speak as soon as it is connected; whoever has not by then is none.
-const FIRST_WORD: Duration = Duration::from_secs(10);
+/// A client begins to speak as soon as it is connected; whoever has not said by then what all say first is none.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its
 /// peer has not begun to speak, or is frozen.
 const QUIET: Duration = Duration::from_secs(1);
@@ -123,16 +126,21 @@ impl Listener {
         busy
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+    async fn serve(self: Arc<Self>, mut stream: TcpStream, mut stop: watch::Receiver<bool>) {
         // Answers are small and waited for.
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
-        if tokio::time::timeout(FIRST_WORD, stream.readable()).await.is_err() {
-            return;
-        }
-        let _connected = self.rpcs.connected();
         let peer = stream.peer_addr().ok();
+        let said = tokio::select! {
+            biased;
+            said = tokio::time::timeout(HANDSHAKE, handshake::read(&mut stream)) => said,
+            () = told(&mut stop) => return,
+        };
+        let Ok(Ok(said)) = said else { return };
+        let _connected = self.rpcs.connected();
+        let (reader, writer) = stream.into_split();
+        let stream = tokio::io::join(Cursor::new(said).chain(reader), writer);
         let max_streams = self.max_streams;
         let calls = Arc::new(AtomicUsize::new(0));
         let service = service_fn(|request| {

@@ -27,7 +27,7 @@ use crate::{
     health::HealthService,
     listen::Listener,
     logging::Logs,
-    metrics::{Metrics, Rpcs, Sources},
+    metrics::{Memories, Metrics, Rpcs, Sources},
     observe::{Watcher, Watchers},
     options::{Options, Period, ServeArgs},
     shutdown::Signals,
@@ -165,8 +165,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
     table.change(|table| table.strict = options.strict_readiness.unwrap_or_default());
     let settings = follow::settings(&options, cores);
     let overrides = Arc::new(Overrides::new(settings.roots.clone(), settings.confine_symlinks));
-    let (limits, routes) = (limits(&options)?, routes(&table)?);
-    let signals = Signals::new()?;
+    let (limits, routes, signals) = (limits(&options)?, routes(&table)?, Signals::new()?);
 
     let (stop, stopped) = watch::channel(false);
     info!("gRPC on {}", grpc.local_addr()?);
@@ -176,6 +175,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
         let sources = Sources {
             table: Arc::clone(&table),
             pool: pool.clone(),
+            memories: Memories::start(&pool).context("a thread could not be started")?,
             rpcs: Arc::clone(&rpcs),
             limits: limits.clone(),
             logs: logs.clone(),
@@ -186,7 +186,7 @@ async fn serve(options: Options, logs: &Logs) -> anyhow::Result<()> {
         let debug = options.debug_endpoints.unwrap_or_default();
         start_http(address, sources, (backend.name(), debug), stopped.clone())?;
     }
-    tokio::spawn(sweep(pool.clone(), Arc::clone(&table)));
+    look_after(&pool, &table, &tracer);
     let mode = settings.mode.clone();
     let reaper = Reaper::start(Arc::clone(&backend))?;
     let parts = Parts { backend, pool: pool.clone(), reaper, table: Arc::clone(&table) };
@@ -250,12 +250,10 @@ fn start_http(
 ) -> anyhow::Result<()> {
     info!("health on http://{}/health/ready", address.local_addr()?);
     let (table, pool) = (Arc::clone(&sources.table), sources.pool.clone());
-    let metrics = Metrics::start(sources, runtime)?;
-    let admin = admin::Admin { table, pool, metrics: metrics.clone(), debug };
+    let admin = admin::Admin { table, pool, metrics: Metrics::new(sources, runtime), debug };
     let address = address.into_std()?;
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = async move {
-        tokio::spawn(metrics.keep_up());
         match TcpListener::from_std(address) {
             Ok(listener) => admin::serve(listener, admin, stopped).await,
             Err(error) => error!("the metrics address cannot be served: {error}"),
@@ -304,6 +302,12 @@ fn limits(options: &Options) -> anyhow::Result<Limits> {
             "answers being sent is used up; read answers sooner, retry later or raise --send-budget",
         ),
     })
+}
+
+/// Does what has to be done now and then, as long as the runtime runs.
+fn look_after(pool: &Pool, table: &Arc<Table>, tracer: &Tracer) {
+    tokio::spawn(sweep(pool.clone(), Arc::clone(table)));
+    tokio::spawn(tracer.clone().follow(Arc::clone(table)));
 }
 
 /// Takes expired and cancelled requests out of the queues now and then: they are skipped anyway when a

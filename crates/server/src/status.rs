@@ -20,11 +20,11 @@ impl Codes {
     /// The status of an error of the engine.
     pub(crate) fn of_error(self, error: &Error) -> Box<Status> {
         let code = match error {
-            Error::ModelNotFound { .. } | Error::VersionNotFound { .. } | Error::NoVersion { .. } => {
-                Code::NotFound
-            }
+            Error::ModelNotFound { .. } | Error::VersionNotFound { .. } => Code::NotFound,
+            Error::NoVersion { .. } => self.of_no_version(),
+            Error::NotReady { .. } => self.of_reason(Reason::NotReady),
             Error::InvalidInput(_) => Code::InvalidArgument,
-            Error::NotReady { .. } | Error::DeviceLost { .. } => Code::Unavailable,
+            Error::DeviceLost { .. } => Code::Unavailable,
             Error::SequenceBroken { .. } => Code::Aborted,
             Error::QueueFull { .. } | Error::QueuesFull { .. } | Error::SequencesFull { .. } => {
                 self.choose(Code::ResourceExhausted, Code::Unavailable)
@@ -57,6 +57,11 @@ impl Codes {
             Reason::BadOutput => self.choose(Code::Internal, Code::InvalidArgument),
             Reason::ModelError | Reason::WorkerLost => Code::Internal,
         }
+    }
+
+    /// The code where no version of a model serves, and none is expected to.
+    pub(crate) fn of_no_version(self) -> Code {
+        Code::NotFound
     }
 
     /// The status of an order for a model that had not the effect that was asked for.

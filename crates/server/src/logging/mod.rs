@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Deserialize;
 use tracing::{
-    Event, Level, Subscriber, error,
+    Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -105,16 +105,15 @@ impl Logs {
         let (filter, handle) = reload::Layer::new(levels);
         let subscriber = Registry::default().with(Events(writer.clone()).with_filter(filter));
         tracing::subscriber::set_global_default(subscriber).context("the log has been started before")?;
-        std::panic::set_hook(Box::new(panicked));
+        let told = writer.clone();
+        std::panic::set_hook(Box::new(move |panic| panicked(&told, panic)));
         let settings = Mutex::new(settings);
         Ok(Self(Arc::new(Inner { writer, levels: handle, settings, started_as: format })))
     }
 
     /// Writes a line whatever the levels are.
     pub(crate) fn write(&self, kind: Kind, level: Level, target: &str, put: impl FnOnce(&mut Line)) {
-        let mut line = self.0.writer.line();
-        put(&mut line);
-        self.0.writer.sink.push(kind, &line.finish(SystemTime::now(), level, target));
+        self.0.writer.write(kind, level, target, put);
     }
 
     /// How many lines have been lost because nobody read them in time.
@@ -157,6 +156,18 @@ impl Logs {
 impl Writer {
     fn line(&self) -> Line {
         Line::new(style_of(&self.json, self.colours))
+    }
+
+    fn write(&self, kind: Kind, level: Level, target: &str, put: impl FnOnce(&mut Line)) {
+        let mut line = self.line();
+        put(&mut line);
+        self.sink.push(kind, &line.finish(SystemTime::now(), level, target));
+    }
+
+    /// Writes a line whatever the levels are, and waits until it is out: there may be nothing after it.
+    fn last_words(&self, put: impl FnOnce(&mut Line)) {
+        self.write(Kind::Event, Level::ERROR, module_path!(), put);
+        self.sink.flush(LAST_LINES);
     }
 }
 
@@ -219,15 +230,56 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// A panic is an event as any other, and one line.
-fn panicked(panic: &PanicHookInfo<'_>) {
+/// A panic is one line as any event, but it is a bug: no level keeps it back, and if its thread is the last one, or the
+/// process goes on no further, it has been written before.
+fn panicked(writer: &Writer, panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied().or_else(|| Some(payload.downcast_ref::<String>()?));
     let text = text.unwrap_or("without a message");
-    let place = panic.location().map(tracing::field::display);
     let backtrace = std::backtrace::Backtrace::capture();
     let has_backtrace = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
-    let backtrace = has_backtrace.then(|| tracing::field::display(&backtrace));
-    let current = std::thread::current();
-    error!(place, thread = current.name(), backtrace, "a thread panicked: {text}");
+    writer.last_words(|line| {
+        line.message(format_args!("a thread panicked: {text}"));
+        if let Some(place) = panic.location() {
+            line.field("place", Value::Shown(format_args!("{place}")));
+        }
+        if let Some(name) = std::thread::current().name() {
+            line.field("thread", Value::Text(name));
+        }
+        if has_backtrace {
+            line.field("backtrace", Value::Shown(format_args!("{backtrace}")));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Others come first before it writes.
+    struct Slow(Arc<Mutex<String>>);
+
+    impl Write for Slow {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            (0..10_000).for_each(|_| std::thread::yield_now());
+            self.0.lock().unwrap().push_str(std::str::from_utf8(text).unwrap());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn last_words_are_out_before_anything_else_happens() {
+        let written = Arc::new(Mutex::new(String::new()));
+        let sink =
+            Sink::start(Slow(Arc::clone(&written)), Box::new(|lost| format!("{lost} lost\n"))).unwrap();
+        let writer = Writer { sink, json: Arc::default(), colours: false };
+        writer.last_words(|line| line.message(format_args!("the end")));
+        assert!(written.lock().unwrap().ends_with(" ERROR the end\n"));
+    }
 }

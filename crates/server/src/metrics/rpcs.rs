@@ -87,16 +87,13 @@ impl Rpcs {
         Connected(self)
     }
 
-    /// Of those methods that have been called.
+    /// Calls by every method and code, so that the first of a kind is seen to be one more; durations of those methods
+    /// that have been called.
     pub(super) fn write(&self, text: &mut Text) {
-        let called = || {
-            let methods = METHODS.iter().zip(&self.methods);
-            methods.filter(|(_, of)| of.codes.iter().any(|count| count.get() > 0))
-        };
+        let methods = || METHODS.iter().zip(&self.methods);
         text.family("sconce_rpcs_total", "counter", "Calls that have ended, by RPC and gRPC code");
-        for (method, of) in called() {
-            let codes = of.codes.iter().enumerate().filter(|(_, count)| count.get() > 0);
-            for (code, count) in codes {
+        for (method, of) in methods() {
+            for (code, count) in of.codes.iter().enumerate() {
                 let code = code_name(Code::from(i32::try_from(code).unwrap_or_default()));
                 text.sample("sconce_rpcs_total", &[("method", method), ("code", code)], count.get());
             }
@@ -107,7 +104,7 @@ impl Rpcs {
             "histogram",
             "From a call's headers to the end of its answer; of streams, as long as they were open",
         );
-        for (method, of) in called() {
+        for (method, of) in methods().filter(|(_, of)| of.duration.total().0 > 0) {
             text.durations(name, &[("method", method)], &of.duration.counts());
         }
         text.family("sconce_connections", "gauge", "Connections that are open for gRPC");

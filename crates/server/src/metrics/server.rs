@@ -1,8 +1,8 @@
 //! The server as a whole: readiness, budgets, devices and workers.
 
-use sconce_engine::pool::DeviceStatus;
+use sconce_engine::pool::{DeviceStatus, Pool};
 
-use super::{Sources, text::Text};
+use super::{Memories, Sources, text::Text};
 
 pub(super) fn write(text: &mut Text, sources: &Sources) {
     let flag = |text: &mut Text, name: &str, help: &str, value: bool| {
@@ -32,7 +32,7 @@ pub(super) fn write(text: &mut Text, sources: &Sources) {
     let name = "sconce_log_lines_dropped_total";
     text.family(name, "counter", "Lines of the log that are lost because nobody read them in time");
     text.sample(name, &[], sources.logs.lost());
-    devices(text, sources);
+    devices(text, &sources.pool, &sources.memories);
     let (exported, dropped) = sources.tracer.counts();
     let name = "sconce_trace_spans_exported_total";
     text.family(name, "counter", "Spans that the collector of traces has taken");
@@ -42,9 +42,9 @@ pub(super) fn write(text: &mut Text, sources: &Sources) {
     text.sample(name, &[], dropped);
 }
 
-fn devices(text: &mut Text, sources: &Sources) {
+pub(super) fn devices(text: &mut Text, pool: &Pool, memories: &Memories) {
     let devices: Vec<(String, DeviceStatus)> =
-        sources.pool.status().into_iter().map(|status| (status.device.to_string(), status)).collect();
+        pool.status().into_iter().map(|status| (status.device.to_string(), status)).collect();
     let name = "sconce_device_healthy";
     text.family(name, "gauge", "Whether the device can run anything");
     for (device, status) in &devices {
@@ -55,13 +55,10 @@ fn devices(text: &mut Text, sources: &Sources) {
     for (device, status) in &devices {
         text.sample(name, &[("device", device)], status.in_flight);
     }
-    let memory = || {
-        let known = |(device, status): &(String, DeviceStatus)| {
-            sources.pool.memory(status.device).map(|memory| (device.clone(), memory))
-        };
-        devices.iter().filter_map(known).collect::<Vec<_>>()
+    let known = |(device, status): &(String, DeviceStatus)| {
+        memories.of(status.device).map(|memory| (device.clone(), memory))
     };
-    let memory = memory();
+    let memory: Vec<_> = devices.iter().filter_map(known).collect();
     if !memory.is_empty() {
         let (used, total) = ("sconce_device_memory_used_bytes", "sconce_device_memory_total_bytes");
         text.family(used, "gauge", "Memory of the device that is in use, by any process");

@@ -66,11 +66,11 @@ impl Text {
         let end = if separator == '{' { "" } else { "}" };
         let _ = writeln!(self.0, "{end} {value}");
     }
+}
 
-    /// All that was written, behind what others have.
-    pub(super) fn behind(self, mut others: String) -> String {
-        others.push_str(&self.0);
-        others
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.0
     }
 }
 
@@ -105,6 +105,6 @@ c_seconds_bucket{y="z",le="+Inf"} 3
 c_seconds_sum{y="z"} 1.5
 c_seconds_count{y="z"} 3
 "#;
-        assert_eq!(text.behind(String::new()), expected);
+        assert_eq!(String::from(text), expected);
     }
 }

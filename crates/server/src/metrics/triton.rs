@@ -1,7 +1,10 @@
 //! The same numbers under the names of Triton, so that dashboards and autoscalers that know those go on working
 //! (triton-inference-server/server, docs/user_guide/metrics.md).
 
-use sconce_engine::stats::{Reason, VersionStats};
+use sconce_engine::{
+    backend::Device,
+    stats::{Reason, VersionStats},
+};
 
 use super::{
     Sources,
@@ -130,13 +133,8 @@ fn host(text: &mut Text, sources: &Sources) {
         text.family("nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes");
         text.sample("nv_cpu_memory_used_bytes", &[], total.saturating_sub(free));
     }
-    let gpus = || {
-        let memory = |device: &sconce_engine::backend::Device| {
-            Some((device.to_string(), sources.pool.memory(*device)?))
-        };
-        sources.pool.devices().iter().filter_map(memory).collect::<Vec<_>>()
-    };
-    let gpus = gpus();
+    let known = |device: &Device| Some((device.to_string(), sources.memories.of(*device)?));
+    let gpus: Vec<_> = sources.pool.devices().iter().filter_map(known).collect();
     if !gpus.is_empty() {
         let (total, used) = ("nv_gpu_memory_total_bytes", "nv_gpu_memory_used_bytes");
         text.family(total, "gauge", "GPU total memory, in bytes");

@@ -1,12 +1,15 @@
 //! What is known of each version of a model.
+//!
+//! A counter with closed lists of labels is told with all of them, also where they are 0: who looks at how it grows
+//! sees nothing of the first event of a series that begins with it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use sconce_engine::{
     Version,
     model::LiveVersion,
     pool::ModelLoad,
-    stats::{Counter, Histogram, LoadOutcome, Reason, VersionStats},
+    stats::{Counter, Histogram, LoadOutcome, LoadStats, Reason, VersionStats},
     table::State,
 };
 
@@ -102,18 +105,17 @@ fn requests(text: &mut Text, sources: &Sources, rows: &[Row]) {
     let name = "sconce_requests_total";
     text.family(name, "counter", "Requests for a version that have ended, by gRPC code and reason");
     for ([model, version], stats) in counted(rows) {
-        let reasons = Reason::ALL.into_iter().map(|reason| (reason, stats.outcome(reason)));
-        // One that is answered is always shown, so that a ratio has something to be a ratio of.
-        for (reason, count) in reasons.filter(|(reason, count)| *count > 0 || *reason == Reason::Ok) {
+        for reason in Reason::ALL {
             let code = code_name(sources.codes.of_reason(reason));
-            text.sample(name, &[model, version, ("code", code), ("reason", reason.name())], count);
+            let labels = [model, version, ("code", code), ("reason", reason.name())];
+            text.sample(name, &labels, stats.outcome(reason));
         }
     }
     unserved(text, sources, name);
     let name = "sconce_dropped_requests_total";
     text.family(name, "counter", "Requests that were given up, by cause and by where they were");
     for ([model, version], stats) in counted(rows) {
-        for (cause, stage, count) in stats.dropped().filter(|(.., count)| *count > 0) {
+        for (cause, stage, count) in stats.dropped() {
             text.sample(name, &[model, version, ("cause", cause), ("stage", stage)], count);
         }
     }
@@ -207,15 +209,23 @@ fn now(text: &mut Text, rows: &[Row]) {
     });
 }
 
+/// All models that are known, and the numbers of those that have any.
+fn known_models(sources: &Sources) -> BTreeMap<Arc<str>, Option<Arc<LoadStats>>> {
+    let snapshot = sources.table.snapshot();
+    let mut models: BTreeMap<_, _> = snapshot.routes.keys().map(|model| (Arc::clone(model), None)).collect();
+    models.extend(sources.pool.stats().loads().into_iter().map(|(model, stats)| (model, Some(stats))));
+    models
+}
+
 /// Requests for models no version of which served: they have no version.
 fn unserved(text: &mut Text, sources: &Sources, name: &str) {
     let reason = ("reason", Reason::NotReady.name());
-    for (model, stats) in sources.pool.stats().loads() {
-        for (code, count) in ["NOT_FOUND", "UNAVAILABLE"].into_iter().zip(&stats.unserved) {
-            if count.get() > 0 {
-                let labels = [("model", &*model), ("version", ""), ("code", code), reason];
-                text.sample(name, &labels, count.get());
-            }
+    for (model, stats) in known_models(sources) {
+        let (none, soon) = stats.map_or((0, 0), |stats| (stats.no_version.get(), stats.not_ready.get()));
+        let codes = [sources.codes.of_no_version(), sources.codes.of_reason(Reason::NotReady)];
+        for (code, count) in codes.into_iter().zip([none, soon]) {
+            let labels = [("model", &*model), ("version", ""), ("code", code_name(code)), reason];
+            text.sample(name, &labels, count);
         }
     }
 }
@@ -258,18 +268,19 @@ fn states(text: &mut Text, rows: &[Row]) {
 }
 
 fn loads(text: &mut Text, sources: &Sources) {
-    let all = sources.pool.stats().loads();
+    let all = known_models(sources);
     let name = "sconce_model_loads_total";
     text.family(name, "counter", "Attempts to load a version, by outcome and the step that failed");
     for (model, loads) in &all {
-        for (outcome, count) in loads.outcomes() {
-            let (outcome, step): (&str, &str) = (outcome.name(), LoadOutcome::step(outcome));
-            text.sample(name, &[("model", model), ("outcome", outcome), ("step", step)], count);
+        for outcome in LoadOutcome::ALL {
+            let labels = [("model", &**model), ("outcome", outcome.name()), ("step", outcome.step())];
+            text.sample(name, &labels, loads.as_ref().map_or(0, |loads| loads.outcome(outcome)));
         }
     }
     let name = "sconce_model_load_duration_seconds";
     text.family(name, "histogram", "From the first byte that was read to the last run before it serves");
-    for (model, loads) in all.iter().filter(|(_, loads)| loads.duration.total().0 > 0) {
+    let loaded = all.iter().filter_map(|(model, loads)| Some((model, loads.as_ref()?)));
+    for (model, loads) in loaded.filter(|(_, loads)| loads.duration.total().0 > 0) {
         text.durations(name, &[("model", model)], &loads.duration.counts());
     }
 }

@@ -7,10 +7,14 @@ use clap::ValueEnum;
 use http::Uri;
 use serde::Deserialize;
 
+use super::environment::Environment;
+
 /// Where the HTTP API of a collector takes spans.
 const PATH: &str = "/v1/traces";
 /// Nobody waits for spans, but a second is as long as one likes to look for one that has just ended.
 const DELAY: Duration = Duration::from_secs(1);
+/// Whoever says that spans do not wait means this.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Some thousand requests that are traced.
 const QUEUE: usize = 8192;
@@ -39,6 +43,8 @@ pub(crate) struct Endpoint {
     pub(crate) timeout: Duration,
     /// How many spans may wait.
     pub(crate) queue: usize,
+    /// What the environment says in vain, for the log.
+    pub(crate) in_vain: Vec<String>,
 }
 
 impl Endpoint {
@@ -51,70 +57,62 @@ impl Endpoint {
         protocol: Option<TraceProtocol>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Option<Self>> {
-        let variable = |name: &'static str| {
-            environment(name).filter(|value| !value.is_empty()).map(|value| (name, value))
-        };
+        let environment = Environment(environment);
         let named = match url {
             Some("off") => return Ok(None),
             Some(url) => Some(("--trace-endpoint", url.to_owned())),
-            None if says(&environment, "OTEL_SDK_DISABLED", "true") => None,
-            None if says(&environment, "OTEL_TRACES_EXPORTER", "none") => None,
-            None => variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-                .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT")),
+            None => environment
+                .get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+                .or_else(|| environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")),
         };
-        let Some((source, url)) = named else { return Ok(None) };
+        let Some((source, address)) = named else { return Ok(None) };
+        if url.is_none() && environment.is_off()? {
+            return Ok(None);
+        }
+        environment.check()?;
         let protocol = match protocol {
             Some(protocol) => protocol,
-            None => match variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-                .or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"))
-            {
-                None => TraceProtocol::default(),
-                Some((_, said)) if said == "grpc" => TraceProtocol::Grpc,
-                Some((_, said)) if said == "http/protobuf" => TraceProtocol::Http,
-                Some((name, said)) => bail!("{name} is {said:?}: grpc or http/protobuf is expected"),
-            },
+            None => {
+                let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+                match environment.word(&names, &["grpc", "http/protobuf"])? {
+                    Some("http/protobuf") => TraceProtocol::Http,
+                    Some(_) | None => TraceProtocol::Grpc,
+                }
+            }
         };
-        let url = checked(source, &url, protocol)?;
-        let number = |name, default: u64| number(variable(name), default);
-        let timeout = number("OTEL_EXPORTER_OTLP_TIMEOUT", millis(TIMEOUT))?;
+        let url = checked(source, &address, protocol)?;
+        let millis =
+            |name, least| Ok::<_, anyhow::Error>(environment.number(name, least)?.map(Duration::from_millis));
+        let timeout = millis("OTEL_EXPORTER_OTLP_TIMEOUT", 1)?;
+        let queue = environment.number("OTEL_BSP_MAX_QUEUE_SIZE", 1)?.map(usize::try_from);
         Ok(Some(Self {
             url,
             protocol,
-            delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", millis(DELAY))?),
-            timeout: Duration::from_millis(number("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", timeout)?),
-            queue: usize::try_from(number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE as u64)?)
-                .map_or(LARGEST_QUEUE, |size| size.clamp(1, LARGEST_QUEUE)),
+            delay: millis("OTEL_BSP_SCHEDULE_DELAY", 0)?.unwrap_or(DELAY).max(SHORTEST_DELAY),
+            timeout: millis("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", 1)?.or(timeout).unwrap_or(TIMEOUT),
+            queue: queue.map_or(QUEUE, |size| size.unwrap_or(LARGEST_QUEUE).min(LARGEST_QUEUE)),
+            in_vain: environment.in_vain().collect(),
         }))
     }
 
     /// Its host and port, for logs: nothing of the rest has to be seen there.
     pub(crate) fn authority(&self) -> &str {
         let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
-        let authority = rest.split('/').next().unwrap_or(rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         authority.rsplit('@').next().unwrap_or(authority)
     }
 }
 
-fn says(environment: impl Fn(&str) -> Option<String>, name: &str, word: &str) -> bool {
-    environment(name).is_some_and(|value| value.eq_ignore_ascii_case(word))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn number(said: Option<(&'static str, String)>, default: u64) -> anyhow::Result<u64> {
-    let Some((name, said)) = said else { return Ok(default) };
-    match said.parse() {
-        // What is longer than a day of milliseconds means nothing else, and can be added to a point in time.
-        Ok(number) => Ok(u64::clamp(number, 1, 86_400_000)),
-        Err(_) => bail!("{name} is {said:?}: a whole number is expected"),
-    }
-}
-
-/// A URL without the secrets that may stand in front of its host.
+/// A URL without the secrets that may stand in front of its host or behind its path.
 fn shown(url: &str) -> String {
-    url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("...@{host}"))
+    let (address, query) = url.split_once('?').map_or((url, None), |(address, query)| (address, Some(query)));
+    if query.is_some_and(|query| query.contains('@')) {
+        // It may be a part of either.
+        return "...".to_owned();
+    }
+    let address =
+        address.rsplit_once('@').map_or_else(|| address.to_owned(), |(_, host)| format!("...@{host}"));
+    if query.is_some() { address + "?..." } else { address }
 }
 
 /// The URL that spans are sent to.
@@ -221,7 +219,29 @@ mod tests {
             (Some("ftp://a"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (Some("http://a:99999"), &[], ["--trace-endpoint", "http://127.0.0.1:4317 is expected"]),
             (None, &[(BASE, "https://a")], [BASE, "not sent over TLS"]),
+            (
+                Some("https://a?token=secret"),
+                &[],
+                ["--trace-endpoint \"https://a?...\"", "not sent over TLS"],
+            ),
+            (Some("https://me:a?secret@a"), &[], ["--trace-endpoint \"...\"", "not sent over TLS"]),
             (None, &[(BASE, "http://a"), (PROTOCOL, "http/json")], [PROTOCOL, "grpc or http/protobuf"]),
+            (
+                None,
+                &[(BASE, "http://a"), ("OTEL_SDK_DISABLED", "banana")],
+                ["OTEL_SDK_DISABLED", "true or false"],
+            ),
+            (Some("http://a"), &[("OTEL_BSP_MAX_QUEUE_SIZE", "0")], ["OTEL_BSP_MAX_QUEUE_SIZE", "from 1"]),
+            (
+                Some("http://a"),
+                &[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")],
+                ["OTEL_EXPORTER_OTLP_TIMEOUT", "from 1"],
+            ),
+            (
+                Some("http://a"),
+                &[("OTEL_EXPORTER_OTLP_HEADERS", "secret")],
+                ["OTEL_EXPORTER_OTLP_HEADERS", "header"],
+            ),
             (Some("http://a"), &[("OTEL_BSP_SCHEDULE_DELAY", "1s")], ["OTEL_BSP_SCHEDULE_DELAY", "number"]),
         ];
         for (url, variables, expected) in cases {
@@ -229,6 +249,7 @@ mod tests {
             for part in expected {
                 assert!(refused.contains(part), "{refused}");
             }
+            assert!(!refused.contains("secret"), "{refused}");
         }
     }
 
@@ -239,7 +260,8 @@ mod tests {
             ("OTEL_BSP_SCHEDULE_DELAY", "0"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999"),
         ];
-        let endpoint = chosen(Some("http://me:secret@a:1/x"), None, &variables).expect("one").expect("one");
+        let endpoint =
+            chosen(Some("http://me:secret@a:1?x=secret"), None, &variables).expect("one").expect("one");
         assert_eq!(endpoint.timeout, Duration::from_millis(250));
         assert_eq!(endpoint.delay, Duration::from_millis(1));
         assert_eq!(endpoint.queue, 1 << 20);

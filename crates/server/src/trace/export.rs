@@ -97,7 +97,11 @@ fn exporter(endpoint: &Endpoint) -> anyhow::Result<SpanExporter> {
             .with_timeout(endpoint.timeout)
             .build(),
     }
-    .map_err(|error| anyhow::anyhow!("traces cannot be sent to {}: {error}", endpoint.authority()))?;
+    .map_err(|error| {
+        // Nothing of the URL but what is shown anyway: the rest may be secret.
+        let (name, error) = (endpoint.authority(), error.to_string());
+        anyhow::anyhow!("traces cannot be sent to {name}: {}", error.replace(&endpoint.url, name))
+    })?;
     exporter.set_resource(&resource());
     Ok(exporter)
 }

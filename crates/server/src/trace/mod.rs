@@ -5,11 +5,12 @@
 //! - `notes`, `spans`: what is noted where it happens, and the spans that are made of it
 //! - `clock`: times, as they are told to others
 //! - `queue`, `export`: what waits, and the thread that sends it
-//! - `endpoint`: where to
+//! - `endpoint`, `environment`: where to, and what OpenTelemetry's variables say
 
 mod clock;
 mod context;
 mod endpoint;
+mod environment;
 mod export;
 mod notes;
 mod queue;
@@ -25,8 +26,11 @@ use std::{
 
 use http::HeaderValue;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
-use sconce_engine::observe::{BatchRun, LoadRun, Observer, TraceContext};
-use tracing::info;
+use sconce_engine::{
+    observe::{BatchRun, LoadRun, Observer, TraceContext},
+    table::Table,
+};
+use tracing::{info, warn};
 
 pub(crate) use self::endpoint::TraceProtocol;
 use self::{
@@ -65,12 +69,14 @@ impl Tracer {
         server: Option<SocketAddr>,
         devices: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let environment = |name: &str| std::env::var(name).ok();
+        // What is no text is not what anything expects, and so is what stands for it then.
+        let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let url = options.trace_endpoint.as_deref();
         let Some(endpoint) = Endpoint::chosen(url, options.trace_protocol, environment)? else {
             return Ok(Self::default());
         };
         info!("traces to {}", endpoint.authority());
+        endpoint.in_vain.iter().for_each(|line| warn!("{line}"));
         let queue = Arc::new(Queue::new(endpoint.queue));
         let writer = Writer::new(server, devices, options.trace_triton_attributes.unwrap_or_default());
         let sender = Sender::start(endpoint, writer, Arc::clone(&queue))?;
@@ -95,6 +101,16 @@ impl Tracer {
             None => Err("nothing is traced, because the server knows no collector: start it with \
                          --trace-endpoint URL"
                 .to_owned()),
+        }
+    }
+
+    /// Lets settings of models go when these do, as long as the server runs.
+    pub(crate) async fn follow(self, table: Arc<Table>) {
+        let Some(tracing) = self.0 else { return };
+        let mut changes = table.watch();
+        while changes.changed().await.is_ok() {
+            let snapshot = table.snapshot();
+            tracing.settings.keep(|model| snapshot.routes.contains_key(model));
         }
     }
 

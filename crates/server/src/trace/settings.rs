@@ -135,6 +135,19 @@ impl Settings {
         self.now.store(Arc::new(now));
         Ok(())
     }
+
+    /// Forgets what models had of their own that are not known any more: nobody could name them to clear it, and
+    /// another model that gets such a name would have it.
+    pub(crate) fn keep(&self, known: impl Fn(&str) -> bool) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now.load();
+        if now.models.keys().all(|model| known(model)) {
+            return;
+        }
+        let mut now = Now::clone(&now);
+        now.models.retain(|model, _| known(model));
+        self.now.store(Arc::new(now));
+    }
 }
 
 /// What is told where nothing is traced.

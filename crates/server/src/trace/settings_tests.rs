@@ -50,6 +50,17 @@ fn an_empty_list_clears_a_models_setting_to_that_of_all_and_that_of_all_to_the_f
 }
 
 #[test]
+fn what_a_model_has_of_its_own_goes_with_it() {
+    let settings = Settings::new(1.0);
+    for model in ["a", "b"] {
+        settings.change(Some(model), &values(&[("trace_rate", &["9"])])).expect("a change");
+    }
+    settings.change(None, &values(&[("trace_rate", &["7"])])).expect("a change");
+    settings.keep(|model| model == "b");
+    assert_eq!(["a", "b"].map(|model| shown(&settings, Some(model))[1].clone()), ["7", "9"]);
+}
+
+#[test]
 fn a_count_bounds_what_its_scope_traces() {
     let settings = Settings::new(1.0);
     settings.change(None, &values(&[("trace_count", &["3"])])).expect("a change");
