@@ -20,6 +20,11 @@ const ACCESS_LIMIT: usize = 4 << 20;
 const LIMIT: usize = 2 * ACCESS_LIMIT;
 /// Whose buffer has grown beyond this gives its memory back.
 const KEPT: usize = 256 << 10;
+/// So long after it has written, the thread lets lines of requests come together: waking it for each of thousands a
+/// second costs more than making them.
+const GATHER: Duration = Duration::from_millis(10);
+/// Not longer than until there are so many bytes of them.
+const ENOUGH: usize = 64 << 10;
 /// Before another try to write to what is not ready, where somebody has made it so that it does not block.
 const NOT_READY: Duration = Duration::from_millis(10);
 
@@ -53,6 +58,10 @@ struct State {
     untold: u64,
     /// The thread is at work; otherwise it waits, and has to be woken.
     writing: bool,
+    /// It lets lines come together, and is to be woken for what does not wait for others.
+    gathering: bool,
+    /// There is something that does not.
+    urgent: bool,
 }
 
 /// Tells that so many lines were lost.
@@ -89,11 +98,8 @@ impl Sink {
             return;
         }
         state.text.extend_from_slice(line.as_bytes());
-        if !state.writing {
-            state.writing = true;
-            drop(state);
-            self.0.more.notify_one();
-        }
+        state.urgent |= kind == Kind::Event || state.text.len() >= ENOUGH;
+        self.0.wake(state);
     }
 
     /// How many lines have been lost so far.
@@ -105,6 +111,11 @@ impl Sink {
     pub(crate) fn flush(&self, patience: Duration) {
         let end = Instant::now() + patience;
         let mut state = self.0.lock();
+        if state.writing {
+            state.urgent = true;
+            self.0.wake(state);
+            state = self.0.lock();
+        }
         while state.writing {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -126,9 +137,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the thread, if it has to do something now.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        if !state.writing || (state.gathering && state.urgent) {
+            (state.writing, state.gathering) = (true, false);
+            drop(state);
+            self.more.notify_one();
+        }
+    }
+
     fn write_all(&self, mut to: impl Write, lost: &dyn Fn(u64) -> String) {
         let mut text = Vec::new();
         loop {
+            self.gather();
             let untold = self.next(&mut text);
             if untold > 0 {
                 text.extend_from_slice(lost(untold).as_bytes());
@@ -142,6 +163,21 @@ impl Shared {
         }
     }
 
+    /// Lets lines come together.
+    fn gather(&self) {
+        let end = Instant::now() + GATHER;
+        let mut state = self.lock();
+        state.gathering = true;
+        while !state.urgent {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.gathering = false;
+    }
+
     /// Waits for lines, and takes them all in place of those that are written. Returns how many have been
     /// lost behind them.
     fn next(&self, text: &mut Vec<u8>) -> u64 {
@@ -153,7 +189,7 @@ impl Shared {
             self.done.notify_all();
             state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.writing = true;
+        (state.writing, state.urgent) = (true, false);
         std::mem::swap(&mut state.text, text);
         std::mem::take(&mut state.untold)
     }
@@ -220,6 +256,28 @@ mod tests {
         }
         assert_eq!((text.as_str(), sink.lost()), ("one\ntwo\n", 0));
         sink.flush(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn lines_of_requests_come_together_and_an_event_waits_for_nobody() {
+        let (sink, open, written) = piped();
+        let line = "x".repeat(1023) + "\n";
+        let start = Instant::now();
+        open.send(Ok(usize::MAX)).unwrap();
+        sink.push(Kind::Access, &line);
+        // That one has been taken; from now on the thread gathers.
+        assert_eq!(written.recv().unwrap(), line);
+        for _ in 0..3 * ENOUGH / line.len() {
+            open.send(Ok(usize::MAX)).unwrap();
+            sink.push(Kind::Access, &line);
+        }
+        sink.push(Kind::Event, "the end\n");
+        sink.flush(Duration::from_secs(60));
+        let parts: Vec<String> = written.try_iter().collect();
+        // However slow this is: each time, it was enough, or long enough, or the event.
+        let most = 1 + 3 + 1 + start.elapsed().div_duration_f64(GATHER) as usize;
+        assert!(parts.len() <= most, "{} parts, not {most}", parts.len());
+        assert!(parts.concat().ends_with("x\nthe end\n"));
     }
 
     #[test]
