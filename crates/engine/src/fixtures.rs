@@ -226,3 +226,8 @@ pub(crate) async fn waiting(model: &LiveVersion, request: Request) -> Answer<'_>
     assert!(first.is_pending(), "{first:?}");
     call
 }
+
+/// The requests of it that were given up: why, where, and how many.
+pub(crate) fn given_up(model: &LiveVersion) -> Vec<(&'static str, &'static str, u64)> {
+    model.stats().dropped().filter(|(.., count)| *count > 0).collect()
+}

@@ -46,7 +46,7 @@ use crate::{
     pool::{ModelLoad, Pool, Registration},
     reply::Reply,
     scheduler::Stuck,
-    stats::Reason,
+    stats::{Cause, Reason, Stage},
     value::{Call, Output},
 };
 
@@ -272,6 +272,7 @@ impl Generation {
                     return self.end(Ok(named));
                 }
                 if self.request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    self.generator.start.stats.give_up(Cause::Deadline, Stage::Running);
                     let stage = "passed while answers were being made";
                     return self.end(Err(Error::DeadlineExceeded { stage }));
                 }

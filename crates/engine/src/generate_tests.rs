@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     DataType,
     backend::LoadError,
-    fixtures::{House, config, floats, input, named},
+    fixtures::{House, config, floats, given_up, input, named},
     model::{LiveVersion, Request},
 };
 
@@ -104,6 +104,23 @@ async fn answers_that_are_more_than_are_collected_are_counted_as_the_error_that_
     assert!(error.to_string().contains("which are not collected"), "{error}");
     assert_eq!(ended(&model), [("bad_output", 1)]);
     assert_eq!(model.stats().response_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_between_two_answers_is_counted_as_one_that_passes() {
+    let house = House::new(1, 0);
+    let model = house.model("generate\nuntil 10\ngate", counting(1000), &[(0, 1)]);
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let mut answers = model.generate(Request { deadline: Some(deadline), ..from(0.0) }).unwrap();
+    house.fake.wait_started(1);
+    while Instant::now() < deadline {
+        std::hint::spin_loop();
+    }
+    house.fake.open_gate();
+    let (answer, last) = answers.next().await.unwrap();
+    assert!(matches!(answer, Err(Error::DeadlineExceeded { .. })) && last, "{answer:?}");
+    assert_eq!(ended(&model), [("deadline", 1)]);
+    assert_eq!(given_up(&model), [("deadline", "running", 1)]);
 }
 
 #[tokio::test]

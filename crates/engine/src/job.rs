@@ -135,14 +135,15 @@ impl Job {
     /// Tells its caller why it did not run.
     pub(crate) fn bury(self, fate: Fate) {
         match fate {
-            Fate::Unwanted => self.count_left(Stage::Queued),
+            // Its time may be up before its caller notices, who will say so himself.
+            Fate::Unwanted => self.given_up(Cause::of),
             Fate::Late => {
-                self.given_up(Cause::Deadline);
+                self.given_up(|_| Cause::Deadline);
                 let stage = "would pass before its answer is there, so that it is not run";
                 self.reply.finish(Err(Error::DeadlineExceeded { stage }), None);
             }
             Fate::TimedOut { waited } => {
-                self.given_up(Cause::Timeout);
+                self.given_up(|_| Cause::Timeout);
                 let model = self.executable.name.to_string();
                 self.reply.finish(Err(Error::QueueTimeout { model, waited }), None);
             }
@@ -161,10 +162,12 @@ impl Job {
         }
     }
 
-    /// Counts that it is not to wait any longer.
-    fn given_up(&self, cause: Cause) {
+    /// Counts that it waits no longer, for a cause that may follow from a deadline.
+    fn given_up(&self, cause: impl Fn(Option<Instant>) -> Cause) {
         if self.reply.counts() {
-            self.for_each_waiter(|_| self.executable.stats.give_up(cause, Stage::Queued));
+            self.for_each_waiter(|waiter| {
+                self.executable.stats.give_up(cause(waiter.deadline), Stage::Queued)
+            });
         }
     }
 

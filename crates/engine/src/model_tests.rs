@@ -8,7 +8,9 @@ use super::*;
 use crate::{
     DataType,
     backend::Device,
-    fixtures::{Answer, House, assert_invalid, config, floats, input, named, request, value, waiting, zeros},
+    fixtures::{
+        Answer, House, assert_invalid, config, floats, given_up, input, named, request, value, waiting, zeros,
+    },
     value::strings,
 };
 
@@ -97,6 +99,7 @@ async fn a_call_that_the_queue_drops_has_expired_and_is_not_lost() {
         std::hint::spin_loop();
     }
     house.pool.sweep();
+    assert_eq!(given_up(&model), [("deadline", "queued", 1)]);
     let late = call.await.unwrap_err();
     assert_eq!(late, Error::DeadlineExceeded { stage: "passed while it was queued or running" });
     house.fake.open_gate();
@@ -114,6 +117,7 @@ async fn a_dropped_call_is_skipped_in_the_queue() {
     house.fake.open_gate();
     assert_eq!((value(held.await), value(next.await)), (1.0, 3.0));
     assert_eq!(house.started(), 2);
+    assert_eq!(given_up(&model), [("cancelled", "queued", 1)]);
 }
 
 #[tokio::test]

@@ -60,8 +60,7 @@ impl Reply {
 
     /// Why nobody waits any more, where that is so: his time was up, or he has gone.
     pub(crate) fn has_left(&self, deadline: Option<Instant>) -> Option<Cause> {
-        let is_late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
-        self.is_closed().then(|| if is_late() { Cause::Deadline } else { Cause::Cancelled })
+        self.is_closed().then(|| Cause::of(deadline))
     }
 
     /// Goes without those before it, and holds nobody up.

@@ -7,7 +7,7 @@ use sconce_repository::{Control, ControlKind, Flag, SequenceState};
 use super::*;
 use crate::{
     DataType,
-    fixtures::{House, config, floats, input, named, waiting},
+    fixtures::{House, config, floats, given_up, input, named, waiting},
     model::{LiveVersion, NamedOutput, Request},
     observe::{BatchRun, LoadRun, Observer},
     pool::{PoolSettings, Watch},
@@ -282,11 +282,6 @@ async fn each_row_that_has_a_request_is_told_and_counted_by_itself() {
     let stats = model.stats();
     assert_eq!((stats.queue.total().0, stats.forward.total().0, stats.batch_rows.total()), (4, 4, (2, 5)));
     assert_eq!(given_up(&model), [("cancelled", "running", 1)]);
-}
-
-/// The requests that were given up: why, where, and how many.
-fn given_up(model: &LiveVersion) -> Vec<(&'static str, &'static str, u64)> {
-    model.stats().dropped().filter(|(.., count)| *count > 0).collect()
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::{
     pool::Job,
     reply::{Answer, Reply},
     sequence::{InSequence, Pending},
-    stats::{Reason, VersionStats},
+    stats::{Cause, Reason, VersionStats},
 };
 
 /// A request that is counted when it ends, as it may by being dropped: then its caller has gone, or time is up.
@@ -60,9 +60,7 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.over {
-            let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-            let reason = if is_late { Reason::Deadline } else { Reason::Cancelled };
-            self.stats.ended(reason, self.came.elapsed(), 0);
+            self.stats.ended(Cause::of(self.deadline).into(), self.came.elapsed(), 0);
         }
     }
 }

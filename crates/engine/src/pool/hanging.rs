@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error,
-    fixtures::{Answer, House, waiting},
+    fixtures::{Answer, House, given_up, waiting},
     model::LiveVersion,
 };
 
@@ -85,9 +85,7 @@ async fn when_a_model_that_hangs_is_unloaded_its_callers_are_answered() {
     let later = house.model("gate", batched(), &[(0, 1)]);
     let hangs = waiting(&later, rows(&[1.0])).await;
     house.fake.wait_started(2);
-    drop(waiting(&later, rows(&[2.0])).await);
     later.registration().close();
-    assert_eq!(given_up(&later), [("cancelled", "queued", 1)]);
     assert_eq!(hangs.await.unwrap_err(), not_ready("it was unloaded before it could answer"));
     assert_eq!(left(&later).hung, 2, "both are called the same");
     house.fake.open_gate();
@@ -114,9 +112,16 @@ async fn who_goes_away_answers_what_runs_and_what_waits() {
     assert_eq!(house.pool.abandon(), 0);
 }
 
-/// The requests of it that were given up: why, where, and how many.
-fn given_up(model: &LiveVersion) -> Vec<(&'static str, &'static str, u64)> {
-    model.stats().dropped().filter(|(.., count)| *count > 0).collect()
+#[tokio::test]
+async fn who_leaves_the_queue_is_counted_also_when_its_version_goes_first() {
+    let house = House::new(1, 0);
+    let model = house.model("gate", batched(), &[(0, 1)]);
+    let runs = held(&house, &model).await;
+    drop(waiting(&model, rows(&[1.0])).await);
+    model.registration().close();
+    assert_eq!(given_up(&model), [("cancelled", "queued", 1)]);
+    house.fake.open_gate();
+    assert_eq!(values(runs.await), [0.0]);
 }
 
 #[tokio::test]

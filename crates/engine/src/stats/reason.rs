@@ -1,5 +1,6 @@
 //! What became of a request, in a word: a closed list, so that it can be a label.
 
+use super::Cause;
 use crate::Error;
 
 /// What became of a request.
@@ -67,6 +68,16 @@ impl Reason {
             Self::BadOutput => "bad_output",
             Self::DeviceLost => "device_lost",
             Self::WorkerLost => "worker_lost",
+        }
+    }
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Cancelled => Self::Cancelled,
+            Cause::Deadline => Self::Deadline,
+            Cause::Timeout => Self::QueueTimeout,
         }
     }
 }

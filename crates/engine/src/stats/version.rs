@@ -53,6 +53,14 @@ pub enum Cause {
     Timeout,
 }
 
+impl Cause {
+    /// Why nobody waits any more for what had this deadline.
+    pub(crate) fn of(deadline: Option<Instant>) -> Self {
+        let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if is_late { Self::Deadline } else { Self::Cancelled }
+    }
+}
+
 /// Where a request was when it was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -80,7 +88,7 @@ pub struct BatchCounts {
 pub struct ResponseCounts {
     /// How many were given.
     pub success: u64,
-    /// How long they took to be made, from the one before.
+    /// How long they took to be made, from the one before; without the time in which the caller took none.
     pub success_time: u64,
     /// How many were errors.
     pub fail: u64,
@@ -110,7 +118,7 @@ pub struct VersionStats {
     pub scatter: Histogram,
     /// From a request's coming to its first answer, of requests with many.
     pub first_response: Histogram,
-    /// Between two answers to one request.
+    /// Between two answers to one request, without the time in which its caller took none.
     pub response_interval: Histogram,
     /// How many rows runs had.
     pub batch_rows: Histogram,
