@@ -96,6 +96,23 @@ fn a_change_after_a_change_leaves_no_gap() {
 }
 
 #[test]
+fn a_copy_that_goes_on_for_long_is_counted_as_often_as_it_is_tried() {
+    let mut world = World::new(Mode::Watch);
+    world.write("a", 1, 1);
+    world.look();
+    for _ in 0..4 {
+        world.finish_failing(Step::Copy, false);
+        world.pass(Duration::from_secs(3600));
+    }
+    assert_eq!(world.failed, [], "it may just be under way");
+    for count in 1..4 {
+        world.finish_failing(Step::Copy, false);
+        world.pass(Duration::from_secs(3600));
+        assert_eq!(world.failed, vec![Step::Copy; count]);
+    }
+}
+
+#[test]
 fn touching_a_file_loads_nothing() {
     let mut world = World::new(Mode::Watch);
     world.write("a", 1, 1);

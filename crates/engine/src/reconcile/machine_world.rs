@@ -101,6 +101,8 @@ pub(super) struct World {
     pub(super) ever_retired: BTreeSet<usize>,
     pub(super) table: BTreeMap<Arc<str>, Route<usize>>,
     pub(super) settled: bool,
+    /// The steps that attempts did not pass, as they are counted.
+    pub(super) failed: Vec<Step>,
     pub(super) answers: Vec<oneshot::Receiver<std::result::Result<(), Refused>>>,
 }
 
@@ -132,6 +134,7 @@ impl World {
             ever_retired: BTreeSet::new(),
             table: BTreeMap::new(),
             settled: false,
+            failed: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -180,7 +183,7 @@ impl World {
                     assert!(self.ever_retired.insert(live), "{model} {version} is retired twice");
                     self.retired.push_back((model, version, live));
                 }
-                Action::Failed { .. } => {}
+                Action::Failed { step, .. } => self.failed.push(step),
                 Action::Answer((reply, outcome)) => drop(reply.send(outcome)),
                 Action::Settled => {
                     assert!(!self.settled, "settled twice");

@@ -430,7 +430,12 @@ impl<L: Clone> Model<L> {
         let (step, reason) = (&not_passed.step, line(&not_passed.reason));
         let (model, serves) = (&self.name, self.serving.contains_key(&version));
         let serves = if serves { ", its earlier content serves on" } else { "" };
-        if *step == Step::Copy && attempts != WARN_INCOMPLETE {
+        if *step == Step::Copy && attempts > WARN_INCOMPLETE {
+            // Said already, and still so.
+            self.news.push(*step);
+            return;
+        }
+        if *step == Step::Copy && attempts < WARN_INCOMPLETE {
             let seen = self.failed.get(&version).is_some_and(|failed| failed.shown.step == Step::Copy);
             if !seen {
                 info!(model = %model, %version, "waiting for it to be complete{serves}: {reason}");
