@@ -207,6 +207,8 @@ async fn a_panic_is_told_whatever_the_levels_are() {
     refused(answer, Code::Internal, &[]);
     let line = server.wait_for("a thread panicked");
     assert!(line.contains("place=") && line.contains("thread="), "{line}");
+    // What comes of the panic is an event as any other, and would have been written before the next request runs.
+    refused(server.infer(request("panics", &[("x", "FP32", &[1], fp32(&[1.0]))])).await, Code::Internal, &[]);
     assert!(!server.log().contains("its callers got INTERNAL"), "{}", server.log());
 }
 
