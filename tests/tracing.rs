@@ -255,7 +255,7 @@ async fn the_environment_of_opentelemetry_is_taken_where_no_flag_says_otherwise(
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
         .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
         .env("OTEL_SERVICE_NAME", "left bracket")
-        .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,host.name=here");
+        .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,host.name=here,service.name=another");
     let server = Server::launch(&mut command);
     server.wait_for("ready, serving");
     server.infer(echo("one")).await.expect("an answer");
@@ -286,8 +286,5 @@ fn what_means_nothing_in_the_environment_is_told_in_one_line() {
     };
     let text = ends("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli".as_ref());
     assert!(text.contains("gzip or none is expected"), "{text}");
-    ends("OTEL_BSP_MAX_QUEUE_SIZE", "0".as_ref());
     ends("OTEL_EXPORTER_OTLP_TIMEOUT", std::os::unix::ffi::OsStrExt::from_bytes(b"\xff1"));
-    let text = ends("OTEL_EXPORTER_OTLP_HEADERS", "hunter2".as_ref());
-    assert!(!text.contains("hunter2"), "{text}");
 }

@@ -2,16 +2,26 @@
 //! when the server starts, as a flag is that means nothing.
 
 use anyhow::{bail, ensure};
-use http::{HeaderName, HeaderValue};
+use http::{
+    HeaderName, HeaderValue,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+};
 
-/// Variables of OpenTelemetry that others obey, and what says the same here.
-const WITHOUT_EFFECT: [(&str, &str); 3] = [
-    ("OTEL_TRACES_SAMPLER", "callers and --trace-ratio decide what is traced"),
-    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512 spans are sent at once"),
-    ("OTEL_BSP_EXPORT_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT says how long the collector may take"),
+/// Variables of OpenTelemetry that others obey, what they may say because it is so, and what is so instead.
+const WITHOUT_EFFECT: [(&str, &str, &str); 7] = [
+    ("OTEL_TRACES_SAMPLER", "parentbased_always_on", "callers and --trace-ratio decide what is traced"),
+    ("OTEL_TRACES_SAMPLER_ARG", "", "--trace-ratio says how many are traced"),
+    ("OTEL_PROPAGATORS", "tracecontext,baggage", "traces are joined by W3C's traceparent alone"),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "", "spans are not sent over TLS"),
+    ("OTEL_EXPORTER_OTLP_INSECURE", "true", "spans are not sent over TLS"),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512", "512 spans are sent at once"),
+    ("OTEL_BSP_EXPORT_TIMEOUT", "", "OTEL_EXPORTER_OTLP_TIMEOUT says how long the collector may take"),
 ];
-/// What the sampler is that everybody has unless told otherwise, and so are we.
-const DEFAULT_SAMPLER: &str = "parentbased_always_on";
+/// Headers that a call has of its own.
+const TAKEN: [HeaderName; 7] =
+    [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE];
+const DISABLED: &str = "OTEL_SDK_DISABLED";
+const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 
 /// The variables, as a function of their names.
 pub(super) struct Environment<F>(pub(super) F);
@@ -50,13 +60,15 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         }
     }
 
-    /// Whether nothing is to be traced.
-    ///
-    /// # Errors
-    /// That cannot be told.
-    pub(super) fn is_off(&self) -> anyhow::Result<bool> {
-        let disabled = self.word(&["OTEL_SDK_DISABLED"], &["true", "false"])? == Some("true");
-        Ok(self.word(&["OTEL_TRACES_EXPORTER"], &["otlp", "none"])? == Some("none") || disabled)
+    /// Whether nothing is to be traced. By the specification, whatever is not `true` is `false`.
+    pub(super) fn is_off(&self) -> bool {
+        let disabled = self.get(DISABLED).is_some_and(|(_, said)| said.eq_ignore_ascii_case("true"));
+        disabled || self.exporters().is_some_and(|said| !said.contains(&"otlp".to_owned()))
+    }
+
+    fn exporters(&self) -> Option<Vec<String>> {
+        let (_, said) = self.get(EXPORTER)?;
+        Some(said.split(',').map(|name| name.trim().to_ascii_lowercase()).collect())
     }
 
     /// Looks at what only the exporter reads.
@@ -64,21 +76,20 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     /// # Errors
     /// One sentence on what means nothing.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-            self.word(&[name], &["gzip", "none"])?;
-        }
+        let compression = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+        self.word(&compression, &["gzip", "none"])?;
         for name in ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"] {
             let Some((_, said)) = self.get(name) else { continue };
             // What they are may be secret: only their place is told.
             for (index, entry) in entries(&said).enumerate() {
                 let is_header = pair(entry).is_some_and(|(name, value)| {
                     let value = decoded(value).unwrap_or_else(|| value.to_owned());
-                    let taken = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(&value).is_ok();
-                    taken && !value.is_empty()
+                    let is_free = HeaderName::try_from(name).is_ok_and(|name| !TAKEN.contains(&name));
+                    is_free && HeaderValue::try_from(&value).is_ok() && !value.is_empty()
                 });
                 ensure!(
                     is_header,
-                    "{name}: number {} of its entries is no header: NAME=VALUE,NAME=VALUE is expected",
+                    "{name}: number {} of its entries is no header that can be added: NAME=VALUE,NAME=VALUE is expected",
                     index + 1
                 );
             }
@@ -95,10 +106,24 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     }
 
     /// What is said in vain: a line for each.
-    pub(super) fn in_vain(&self) -> impl Iterator<Item = String> {
-        let said = WITHOUT_EFFECT.iter().filter_map(|(name, instead)| Some((self.get(name)?, instead)));
-        said.filter(|((_, said), _)| said != DEFAULT_SAMPLER)
-            .map(|((name, _), instead)| format!("{name} has no effect here: {instead}"))
+    pub(super) fn in_vain(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, so, instead) in WITHOUT_EFFECT {
+            if self.get(name).is_some_and(|(_, said)| said != so) {
+                lines.push(format!("{name} has no effect here: {instead}"));
+            }
+        }
+        if let Some((_, said)) = self.get(DISABLED)
+            && !["true", "false"].iter().any(|word| said.eq_ignore_ascii_case(word))
+        {
+            lines.push(format!("{DISABLED} is {said:?} and taken for false: true or false is expected"));
+        }
+        let others = self.exporters().unwrap_or_default().into_iter();
+        let others: Vec<String> = others.filter(|name| !matches!(&**name, "otlp" | "none")).collect();
+        if !others.is_empty() {
+            lines.push(format!("{EXPORTER}: there is no {:?} here, only otlp and none", others.join(", ")));
+        }
+        lines
     }
 }
 
@@ -150,6 +175,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "number 1 of its entries is no header"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,c d=hunter2", "number 2 of its entries is no header"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,c=", "number 2 of its entries is no header"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Content-Length=5", "number 1 of its entries is no header"),
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=hunter2%0Ab", "number 1 of its entries is no header"),
         ] {
             let refused = says(name, value).check().expect_err(value).to_string();
@@ -168,17 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn what_switches_traces_off_is_one_of_its_words() {
-        for (name, value, off) in [
-            ("OTEL_SDK_DISABLED", "TRUE", Some(true)),
-            ("OTEL_SDK_DISABLED", "false", Some(false)),
-            ("OTEL_SDK_DISABLED", "banana", None),
-            ("OTEL_TRACES_EXPORTER", "none", Some(true)),
-            ("OTEL_TRACES_EXPORTER", "otlp", Some(false)),
-            ("OTEL_TRACES_EXPORTER", "zipkin", None),
-            ("OTEL_SDK_DISABLED", "", Some(false)),
+    fn what_switches_traces_off_is_what_the_specification_says_and_the_rest_is_told() {
+        for (name, value, off, told) in [
+            ("OTEL_SDK_DISABLED", "TRUE", true, None),
+            ("OTEL_SDK_DISABLED", "false", false, None),
+            ("OTEL_SDK_DISABLED", "", false, None),
+            ("OTEL_SDK_DISABLED", "1", false, Some("\"1\" and taken for false")),
+            ("OTEL_TRACES_EXPORTER", "none", true, None),
+            ("OTEL_TRACES_EXPORTER", "otlp", false, None),
+            ("OTEL_TRACES_EXPORTER", "console, otlp", false, Some("no \"console\" here")),
+            ("OTEL_TRACES_EXPORTER", "zipkin", true, Some("no \"zipkin\" here")),
         ] {
-            assert_eq!(says(name, value).is_off().ok(), off, "{name}={value}");
+            let says = says(name, value);
+            assert_eq!(says.is_off(), off, "{name}={value}");
+            let lines = says.in_vain();
+            assert_eq!(lines.len(), usize::from(told.is_some()), "{lines:?}");
+            assert!(
+                told.is_none_or(|told| lines[0].starts_with(name) && lines[0].contains(told)),
+                "{lines:?}"
+            );
         }
     }
 
@@ -196,13 +230,16 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said_so_unless_it_is_so_anyway() {
-        let lines = |name, value| says(name, value).in_vain().collect::<Vec<_>>();
+        let lines = |name, value| says(name, value).in_vain();
         let line = lines("OTEL_TRACES_SAMPLER", "traceidratio");
         assert_eq!(line.len(), 1);
         assert!(line[0].contains("OTEL_TRACES_SAMPLER has no effect") && line[0].contains("--trace-ratio"));
         assert_eq!(lines("OTEL_BSP_EXPORT_TIMEOUT", "soon").len(), 1);
         assert_eq!(lines("OTEL_TRACES_SAMPLER", "parentbased_always_on").len(), 0);
         assert_eq!(lines("OTEL_TRACES_SAMPLER", "").len(), 0);
+        assert_eq!(lines("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512").len(), 0);
+        assert_eq!(lines("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100").len(), 1);
+        assert_eq!(lines("OTEL_PROPAGATORS", "b3").len(), 1);
     }
 
     #[test]

@@ -109,10 +109,11 @@ fn exporter(endpoint: &Endpoint) -> anyhow::Result<SpanExporter> {
 /// Who sends: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and our name if they say none.
 fn resource() -> Resource {
     let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+    // What comes later holds, so that a name is rather that of OTEL_SERVICE_NAME.
     let said = Resource::builder_empty().with_attributes(version).with_detectors(&[
-        Box::new(SdkProvidedResourceDetector),
         Box::new(TelemetryResourceDetector),
         Box::new(EnvResourceDetector::new()),
+        Box::new(SdkProvidedResourceDetector),
     ]);
     let resource = said.build();
     let name = resource.get(&Key::from_static_str("service.name"));
