@@ -151,6 +151,18 @@ fn probes_over_http_are_answered() {
 }
 
 #[test]
+fn whoever_is_connected_and_asks_nothing_shuts_out_nobody() {
+    let repo = repository();
+    let server = Server::start(repo.path());
+    let connect = || std::net::TcpStream::connect(&server.http).expect("a connection");
+    let idle: Vec<_> = (0..100).map(|_| connect()).collect();
+    for _ in 0..3 {
+        assert_eq!(server.get("/health/live"), (200, "live\n".to_owned()));
+    }
+    drop(idle);
+}
+
+#[test]
 fn an_idle_probe_connection_holds_no_shutdown() {
     let repo = repository();
     let mut server = Server::start(repo.path());

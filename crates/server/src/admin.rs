@@ -1,20 +1,30 @@
 //! The HTTP side: health for probes that do not speak gRPC, what is known of each model, and metrics.
 
-use std::{sync::Arc, time::Duration};
+mod places;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
     extract::{Path, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Request, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
+use places::{MOST, Place, Places};
 use sconce_engine::{
     pool::Pool,
     table::{Snapshot, Table},
@@ -22,10 +32,10 @@ use sconce_engine::{
 };
 use serde::Serialize;
 use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
+    net::{TcpListener, TcpStream},
+    sync::watch,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{debug, metrics::Metrics, models};
 
@@ -35,12 +45,12 @@ const NAMED: usize = 20;
 /// The format of Prometheus.
 const PROMETHEUS: &str = "text/plain; version=0.0.4";
 
-/// More callers at once are turned away: scrapers, probes and people are few.
-const MOST_CONNECTIONS: usize = 64;
 /// How long a caller may take to ask, and an idle connection stays open.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a connection lasts at most.
 const LONGEST: Duration = Duration::from_secs(300);
+/// Between two lines of the log on connections that are closed at once.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of something (files, memory), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -70,37 +80,67 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
         })
         .with_state(admin.clone());
     let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Arc::new(Places::default());
     let ending = GracefulShutdown::new();
+    let mut said = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // The sender is gone when the server is.
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        match (accepted, Arc::clone(&places).try_acquire_owned()) {
-            (Ok((stream, _)), Ok(place)) => {
-                let service = TowerToHyperService::new(router.clone());
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD)
-                    .serve_connection(TokioIo::new(stream), service);
-                let connection = ending.watch(connection);
-                tokio::spawn(async move {
-                    // Whoever does not read is no reason to keep the place for ever.
-                    let _ = tokio::time::timeout(LONGEST, connection).await;
-                    drop(place);
-                });
-            }
-            // Closed at once: it would only take a file from those who want a model.
-            (Ok(_), Err(_)) => {}
-            (Err(error), _) => {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
                 debug!("a connection to the metrics address could not be accepted: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        let Some(place) = places.enter() else {
+            // Closed at once: it would only take a file from those who want a model.
+            if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
+                warn!(
+                    "connections to the metrics address are closed, because {MOST} others are being answered"
+                );
+                said = Some(Instant::now());
+            }
+            continue;
+        };
+        let connection = ending.watch(connection(stream, &router, &place));
+        let places = Arc::clone(&places);
+        tokio::spawn(async move {
+            tokio::select! {
+                // Whoever does not read is no reason to keep the place for ever.
+                _ = tokio::time::timeout(LONGEST, connection) => {}
+                () = place.is_taken() => {}
+            }
+            places.exit(&place);
+        });
     }
     ending.shutdown().await;
+}
+
+/// Answers one connection, and notes when it asks.
+fn connection(
+    stream: TcpStream,
+    router: &Router,
+    place: &Arc<Place>,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
+    let (router, place) = (TowerToHyperService::new(router.clone()), Arc::clone(place));
+    let service = service_fn(move |request: Request<Incoming>| {
+        place.begin();
+        let (answer, place) = (router.call(request), Arc::clone(&place));
+        async move {
+            let answer = answer.await;
+            place.end();
+            answer
+        }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
 async fn live(State(admin): State<Admin>) -> (StatusCode, &'static str) {
