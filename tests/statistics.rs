@@ -190,8 +190,11 @@ async fn requests_that_no_version_serves_are_counted_by_their_model_and_so_is_a_
     let repo = repository();
     repo.file("broken/config.yaml", "max_batch_size: [");
     repo.identity("broken/1/model.pt");
-    let server = Server::start(repo.path());
+    let arguments = ["--model-control-mode", "explicit", "--load-model", "broken", "--load-model", "echo"];
+    repo.identity("resting/1/model.pt");
+    let server = Server::start_with(repo.path(), &arguments);
     refused(server.infer(request("broken", &[])).await, Code::NotFound, &["broken"]);
+    refused(server.infer(request("resting", &[])).await, Code::NotFound, &["no available versions"]);
     for _ in 0..2 {
         let wanted = ModelInferRequest { model_version: "9".to_owned(), ..rows(1) };
         refused(server.infer(wanted).await, Code::NotFound, &["version 9"]);
@@ -201,7 +204,9 @@ async fn requests_that_no_version_serves_are_counted_by_their_model_and_so_is_a_
         let labels = [("model", model), ("version", ""), ("code", code), ("reason", "not_ready")];
         metric(&text, "sconce_requests_total", &labels)
     };
-    assert_eq!(unserved("broken", "NOT_FOUND"), Some(1.0), "{text}");
+    for model in ["broken", "resting"] {
+        assert_eq!(unserved(model, "NOT_FOUND"), Some(1.0), "{model}: {text}");
+    }
     assert_eq!(
         unserved("echo", "NOT_FOUND"),
         Some(0.0),

@@ -10,12 +10,15 @@ use bytes::Bytes;
 use flate2::{Compression, FlushCompress, read, write};
 use http::Method;
 use prost::Message;
-use sconce_proto::inference::{ModelInferRequest, ModelInferResponse, ServerLiveResponse};
+use sconce_proto::inference::{
+    InferTensorContents, ModelInferRequest, ModelInferResponse, ServerLiveResponse,
+};
 use tonic::{Code, codec::CompressionEncoding};
 
 use crate::{
     harness::{PATIENCE, Repo, Server, as_fp32, fp32, output, request},
     raw::{Answer, Raw, SERVICE, framed, prefixed},
+    statistics::metric,
 };
 
 const VALUES: [f32; 3] = [1.0, -2.5, 3.25];
@@ -252,6 +255,44 @@ async fn the_receive_budget_is_shared_by_connections_and_freed_when_a_client_goe
     };
     held.body.send_reset(h2::Reason::CANCEL);
     while other.send("ModelInfer", &[], framed(&message)).await.status().code() != Code::Ok {}
+}
+
+#[tokio::test]
+async fn a_request_whose_contents_were_copied_holds_its_place_until_it_is_answered() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    repo.identity("pairs/1/model.pt");
+    // The first of two waits for the second.
+    repo.file(
+        "pairs/config.yaml",
+        "max_batch_size: 2\ninputs: [{name: x, dtype: FP32, shape: [-1]}]\n\
+         batching: {max_delay: 60s, preferred_sizes: [2]}\nwarmup: off\n",
+    );
+    let server = Server::start_with(repo.path(), &["--receive-budget", "1MiB"]);
+    let mut connection = Raw::connect(&server).await;
+    let typed = |count: usize| {
+        let mut request = request("pairs", &[("x", "FP32", &[1, count as i64], Vec::new())]);
+        request.raw_input_contents.clear();
+        let contents = InferTensorContents { fp32_contents: vec![1.0; count], ..Default::default() };
+        request.inputs[0].contents = Some(contents);
+        request
+    };
+    let typed = typed(70 << 10);
+    let other = framed(&sized(900 << 10));
+    for method in ["ModelInfer", "ModelStreamInfer"] {
+        let mut waits = connection.begin(method, &[]).await.expect("a stream");
+        waits.body.send_data(framed(&typed.encode_to_vec()).into(), true).expect("a body");
+        let queued = [("model", "pairs")];
+        while metric(&server.get("/metrics").1, "sconce_queued_requests", &queued) != Some(1.0) {
+            connection.ping().await;
+        }
+        let refused_one = connection.send("ModelInfer", &[], other.clone()).await;
+        refused(&refused_one, Code::ResourceExhausted, "--receive-budget");
+        let second = connection.call("ModelInfer", &typed).await;
+        assert_eq!(second.status().code(), Code::Ok, "{method}");
+        assert_eq!(waits.finish().await.status().code(), Code::Ok, "{method}");
+        while connection.send("ModelInfer", &[], other.clone()).await.status().code() != Code::Ok {}
+    }
 }
 
 #[tokio::test]

@@ -66,12 +66,6 @@ type Answer<T> = Result<T, Box<Status>>;
 /// The header by which clients of Triton ask for real statuses on a stream.
 const REAL_ERRORS: &str = "triton_grpc_error";
 
-fn decode<Q: Message + Default>(data: Bytes) -> Answer<Q> {
-    Q::decode(data).map_err(|error| {
-        Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
-    })
-}
-
 /// Who wants to know of the call.
 fn watch_of(request: &http::Request<Incoming>) -> Option<Arc<Watch>> {
     request.extensions().get().cloned()
@@ -119,7 +113,7 @@ impl Service {
             "ModelInfer" => {
                 let watch = watch_of(&request);
                 let watch = watch.as_deref();
-                let infer = |message, deadline, _held| self.model_infer(message, deadline, watch);
+                let infer = |message, deadline, held| self.model_infer(message, deadline, held, watch);
                 self.unary(request, wire::check_infer_request, infer).await
             }
             "ModelStreamInfer" => self.stream(request),
@@ -183,7 +177,7 @@ impl Service {
             }
             check(&data)?;
             let held = data.clone();
-            let message: Q = decode(data)?;
+            let message: Q = wire::decode(data)?;
             if let Some(watch) = &watch {
                 watch.note(|record| message.model().clone_into(&mut record.model));
             }
@@ -234,7 +228,9 @@ impl Service {
     /// unless the caller wants the stream to end with it.
     async fn answer_streamed(self: Arc<Self>, data: Bytes, streaming: Streaming) -> Answer<Said> {
         let Streaming { deadline, encoding, real_errors, mut ending } = streaming;
-        let request = wire::check_infer_request(&data).and_then(|()| decode::<ModelInferRequest>(data));
+        // Its place in the budget is held until it is answered, although typed contents are copied out of it.
+        let _held = data.clone();
+        let request = wire::check_infer_request(&data).and_then(|()| wire::decode::<ModelInferRequest>(data));
         let mut request = request.inspect_err(|status| ending.end(Some(status)))?;
         let id = std::mem::take(&mut request.id);
         let answer = async {
@@ -288,7 +284,9 @@ impl Service {
     /// The status of an error of the engine, which is noted.
     fn refusal(&self, error: &Error, watch: Option<&Watch>) -> Box<Status> {
         if let Some(watch) = watch {
-            watch.note(|record| record.reason = Some(error.into()));
+            // What nobody has is not counted by reasons, and not told by one.
+            let is_known = !matches!(error, Error::ModelNotFound { .. } | Error::VersionNotFound { .. });
+            watch.note(|record| record.reason = is_known.then(|| error.into()));
         }
         self.codes.of_error(error)
     }
@@ -358,10 +356,7 @@ impl Service {
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
         let live = live.map_err(|error| {
-            // One that was unloaded on purpose is nobody's trouble.
-            let snapshot = self.table.snapshot();
-            let route = snapshot.routes.get_key_value(&*request.model_name);
-            if let Some((name, _)) = route.filter(|(_, route)| !route.unloaded) {
+            if let Some((name, _)) = self.table.snapshot().routes.get_key_value(&*request.model_name) {
                 self.pool.stats().unserved(name, &error);
             }
             self.refusal(&error, watch)
@@ -392,6 +387,7 @@ impl Service {
         &self,
         mut request: ModelInferRequest,
         deadline: Option<Instant>,
+        _held: Bytes, // until it is answered
         watch: Option<&Watch>,
     ) -> Answer<ModelInferResponse> {
         let id = std::mem::take(&mut request.id);

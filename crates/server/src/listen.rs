@@ -58,8 +58,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// A client begins to speak as soon as it is connected; whoever has not said by then what all say first is none.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its
-/// peer has not begun to speak, or is frozen.
+/// At shutdown, a connection is cut that has had no call for as long, and does not close by itself: its peer has not
+/// begun to speak, or is frozen.
 const QUIET: Duration = Duration::from_secs(1);
 /// At shutdown, when the bound is over, how long what is left may take to be told so.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -132,10 +132,18 @@ impl Listener {
             debug!("TCP_NODELAY: {error}");
         }
         let peer = stream.peer_addr().ok();
-        let said = tokio::select! {
-            biased;
-            said = tokio::time::timeout(HANDSHAKE, handshake::read(&mut stream)) => said,
-            () = told(&mut stop) => return,
+        let said = {
+            let reading = tokio::time::timeout(HANDSHAKE, handshake::read(&mut stream));
+            tokio::pin!(reading);
+            tokio::select! {
+                biased;
+                said = &mut reading => said,
+                // What a client is about to say is still answered.
+                () = told(&mut stop) => match tokio::time::timeout(QUIET, reading).await {
+                    Ok(said) => said,
+                    Err(_) => return,
+                },
+            }
         };
         let Ok(Ok(said)) = said else { return };
         let _connected = self.rpcs.connected();

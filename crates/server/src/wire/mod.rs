@@ -22,5 +22,5 @@ pub(crate) use budget::Budget;
 pub(crate) use complexity::{check_control_request, check_infer_request, check_settings_request};
 pub(crate) use compression::{Encoding, ResponseCompression};
 pub(crate) use names::GRPC_STATUS;
-pub(crate) use receive::{Limits, Messages, deadline, late};
+pub(crate) use receive::{Limits, Messages, deadline, decode, late};
 pub(crate) use respond::{Body, encode, message, status, stream};

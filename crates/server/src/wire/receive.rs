@@ -1,7 +1,9 @@
 //! Messages, out of an HTTP/2 stream.
 
 use std::{
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -9,6 +11,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use prost::Message;
 use tonic::Status;
 
 use super::{
@@ -76,8 +79,11 @@ impl Messages {
 
     /// The bytes of the one message of a unary request, unpacked. They hold their place in the budget.
     pub(crate) async fn only(&mut self) -> Result<Bytes, Box<Status>> {
+        self.rest = in_time(next(&mut self.body)).await?.ok_or_else(|| broken("it is empty"))?;
         let message = self.next().await?.ok_or_else(|| broken("it is empty"))?;
-        if self.rest.is_empty() && (self.body.is_end_stream() || next(&mut self.body).await?.is_none()) {
+        if self.rest.is_empty()
+            && (self.body.is_end_stream() || in_time(next(&mut self.body)).await?.is_none())
+        {
             return Ok(message);
         }
         Err(broken("a second message follows on a call that takes one"))
@@ -87,12 +93,16 @@ impl Messages {
     /// their place in the budget.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Box<Status>> {
         let mut first = std::mem::take(&mut self.rest);
+        if first.is_empty() {
+            match next(&mut self.body).await? {
+                Some(data) => first = data,
+                None => return Ok(None),
+            }
+        }
         while first.len() < PREFIX {
-            first = match next(&mut self.body).await? {
-                Some(more) if first.is_empty() => more,
+            first = match in_time(next(&mut self.body)).await? {
                 // Nobody splits the prefix but a test, so the copy does not matter.
                 Some(more) => [first, more].concat().into(),
-                None if first.is_empty() => return Ok(None),
                 None => return Err(broken("it ends in its prefix")),
             };
         }
@@ -152,14 +162,7 @@ impl Messages {
             if data.len() == end {
                 break;
             }
-            let more = tokio::time::timeout(STALLED, next(&mut self.body)).await.map_err(|_| {
-                Box::new(Status::deadline_exceeded(format!(
-                    "Deadline Exceeded: nothing came for {} seconds, after {} of the message's {length} bytes",
-                    STALLED.as_secs(),
-                    data.len() - pad
-                )))
-            })?;
-            frame = more?.ok_or_else(|| {
+            frame = in_time(next(&mut self.body)).await?.ok_or_else(|| {
                 broken(&format!("it says {length} bytes and ends after {}", data.len() - pad))
             })?;
         }
@@ -186,8 +189,11 @@ async fn unpack(
     tokio::task::spawn_blocking(work).await.map_err(lost)?
 }
 
+/// Data of a stream, if there is more.
+type Data = Result<Option<Bytes>, Box<Status>>;
+
 /// The next data of the stream.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Box<Status>> {
+async fn next(body: &mut Incoming) -> Data {
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| Box::new(Status::cancelled(format!("the client went away: {error}"))))?;
@@ -198,6 +204,27 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Box<Status>> {
         }
     }
     Ok(None)
+}
+
+/// The same, of a message that has begun, or of a call that has one: its sender has no reason to wait.
+async fn in_time(coming: impl Future<Output = Data>) -> Data {
+    let mut coming = pin!(coming);
+    // Most often it is there, and then there is no need for a timer.
+    if let Poll::Ready(data) = futures_util::poll!(&mut coming) {
+        return data;
+    }
+    tokio::time::timeout(STALLED, coming).await.unwrap_or_else(|_| {
+        let seconds = STALLED.as_secs();
+        let why = format!("Deadline Exceeded: nothing of the message came for {seconds} seconds");
+        Err(Box::new(Status::deadline_exceeded(why)))
+    })
+}
+
+/// The message that these bytes are.
+pub(crate) fn decode<Q: Message + Default>(data: Bytes) -> Result<Q, Box<Status>> {
+    Q::decode(data).map_err(|error| {
+        Box::new(Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
+    })
 }
 
 /// The instant at which the caller's deadline passes: `grpc-timeout`, digits and a unit.
@@ -237,6 +264,18 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_is_waited_for_no_longer_than_a_minute() {
+        let begun = tokio::time::Instant::now();
+        let late = in_time(std::future::pending()).await.unwrap_err();
+        assert_eq!((late.code(), begun.elapsed()), (tonic::Code::DeadlineExceeded, STALLED));
+        let slow = async {
+            tokio::time::sleep(STALLED - Duration::from_secs(1)).await;
+            Ok(Some(Bytes::from_static(b"data")))
+        };
+        assert_eq!(in_time(slow).await.unwrap().as_deref(), Some(&b"data"[..]));
+    }
 
     #[test]
     fn timeouts_of_every_unit_and_of_none() {
