@@ -82,7 +82,8 @@ fn around() -> Vec<Found> {
 
 /// A query as Grafana asks it when everything is chosen.
 pub(super) fn asked(query: &str) -> String {
-    let query = query.replace("$__rate_interval", "1m");
+    let times = ["$__rate_interval", "$__interval", "$__range"].iter();
+    let query = times.fold(query.to_owned(), |query, name| query.replace(name, "1m"));
     ["$job", "$instance", "$model", "$version"].iter().fold(query, |query, name| query.replace(name, ".*"))
 }
 
