@@ -122,7 +122,11 @@ impl Server {
 
     /// Serves a repository and waits until it listens.
     pub fn spawn(repository: &Path, arguments: &[&str]) -> Self {
-        let mut command = sconce();
+        Self::spawn_by(sconce(), repository, arguments)
+    }
+
+    /// The same by a command that runs the binary with the arguments that it gets.
+    pub fn spawn_by(mut command: Command, repository: &Path, arguments: &[&str]) -> Self {
         command
             .arg("serve")
             .args(["--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"])

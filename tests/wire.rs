@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
+    process::Command,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use sconce_proto::inference::{
 use tonic::{Code, codec::CompressionEncoding};
 
 use crate::{
-    harness::{PATIENCE, Repo, Server, as_fp32, fp32, output, request},
+    harness::{PATIENCE, Repo, Server, as_fp32, fp32, output, request, sconce},
     raw::{Answer, Raw, SERVICE, framed, prefixed},
     statistics::metric,
 };
@@ -314,6 +315,25 @@ async fn answers_that_nobody_reads_are_bounded_and_freed_when_they_are_read() {
         }
         while other.send("ModelInfer", &[], message.clone()).await.status().code() != Code::Ok {}
     }
+}
+
+#[test]
+fn connections_leave_files_to_whoever_asks_how_the_server_is() {
+    let repo = Repo::new();
+    repo.identity("echo/1/model.pt");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 200 && exec \"$@\"", "sh"]).arg(sconce().get_program());
+    for (name, _) in sconce().get_envs() {
+        command.env_remove(name);
+    }
+    let server = Server::spawn_by(command, repo.path(), &[]);
+    server.wait_for("ready, serving");
+    let connections: Vec<_> =
+        (0..180).map(|_| TcpStream::connect(&server.grpc).expect("a place in the queue")).collect();
+    server.wait_for("100 connections are open");
+    assert_eq!(server.get("/health/live").0, 200);
+    assert_eq!(server.get("/metrics").0, 200);
+    drop(connections);
 }
 
 #[tokio::test]

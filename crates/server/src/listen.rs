@@ -54,6 +54,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an accept that failed for want of something (files, memory), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// So many open files are kept back for whoever asks how the server is, for models and for the log.
+const KEPT_BACK: u64 = 128;
 /// Between two lines of the log on that.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// A client begins to speak as soon as it is connected; whoever has not said by then what all say first is none.
@@ -89,19 +91,29 @@ impl Listener {
         let this = Arc::new(self);
         let mut connections = JoinSet::new();
         let stopped = stop.clone();
+        let most = most_connections();
         let mut said = None;
+        // One line stands for as long as it lasts.
+        let mut say = |what: String| {
+            if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
+                warn!("{what}");
+                said = Some(Instant::now());
+            }
+        };
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(), if connections.len() < most => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(Arc::clone(&this).serve(stream, stopped.clone()));
+                        if connections.len() == most {
+                            say(format!(
+                                "{most} connections are open, as many as the limit of open files lets (ulimit -n): others \
+                                 wait until one is closed"
+                            ));
+                        }
                     }
                     Err(error) => {
-                        // One line stands for as long as it lasts.
-                        if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
-                            warn!("a connection could not be accepted: {error}");
-                            said = Some(Instant::now());
-                        }
+                        say(format!("a connection could not be accepted: {error}"));
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -246,6 +258,12 @@ impl Listener {
         };
         Ok(response.map(|body| Body::tonic(body, deadline)))
     }
+}
+
+/// How many connections may be open at once.
+fn most_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(KEPT_BACK).max(files / 2)).unwrap_or(usize::MAX)
 }
 
 /// Waits until all connections have ended, or for so long.
