@@ -200,18 +200,23 @@ async fn requests_that_no_version_serves_are_counted_by_their_model_and_so_is_a_
         refused(server.infer(wanted).await, Code::NotFound, &["version 9"]);
     }
     let (_, text) = server.get("/metrics");
-    let unserved = |model: &str, code: &str| {
-        let labels = [("model", model), ("version", ""), ("code", code), ("reason", "not_ready")];
+    let unserved = |model: &str, reason: &str| {
+        let labels = [("model", model), ("version", ""), ("code", "NOT_FOUND"), ("reason", reason)];
         metric(&text, "sconce_requests_total", &labels)
     };
-    for model in ["broken", "resting"] {
-        assert_eq!(unserved(model, "NOT_FOUND"), Some(1.0), "{model}: {text}");
+    for (model, counts) in [
+        ("broken", [1.0, 0.0]),
+        // It is not to be served.
+        ("resting", [0.0, 1.0]),
+        // A version that is not there is its caller's mistake.
+        ("echo", [0.0, 0.0]),
+    ] {
+        assert_eq!(
+            ["not_ready", "unloaded"].map(|reason| unserved(model, reason)),
+            counts.map(Some),
+            "{text}"
+        );
     }
-    assert_eq!(
-        unserved("echo", "NOT_FOUND"),
-        Some(0.0),
-        "a version that is not there is its caller's mistake"
-    );
     let problem = |model: &str| metric(&text, "sconce_model_problem", &[("model", model)]);
     assert_eq!((problem("broken"), problem("echo")), (Some(1.0), Some(0.0)), "{text}");
 }

@@ -73,7 +73,7 @@ fn what_has_not_happened_yet_is_told_as_0() {
     zeros("sconce_requests_total", &version, 13);
     zeros("sconce_dropped_requests_total", &version, 3 * 2);
     for model in ["echo", "wrong"] {
-        zeros("sconce_requests_total", &[("model", model), ("version", "")], 2);
+        zeros("sconce_requests_total", &[("model", model), ("version", "")], 2 * 2);
         zeros("sconce_model_loads_total", &[("model", model), ("outcome", "failed")], 4);
     }
     zeros("sconce_model_loads_total", &[("model", "wrong")], 3 + 4);

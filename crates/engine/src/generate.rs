@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use sconce_repository::ModelConfig;
 
 pub(crate) use collected::collect;
@@ -216,6 +217,8 @@ pub(crate) struct Beginning {
     pub(crate) id: String,
     /// Its place in a trace, if it is traced.
     pub(crate) trace: Option<Box<TraceContext>>,
+    /// What is kept until `start` has run.
+    pub(crate) held: Option<Box<Bytes>>,
     /// When it came.
     pub(crate) came: Instant,
 }
@@ -259,6 +262,7 @@ impl Generation {
 
     /// Sends what a step has made; the next step, if there is one that may run now.
     pub(crate) fn answer(mut self, answer: Result<Output>) -> Option<Step> {
+        self.request.held = None;
         if !self.outbox.takes() {
             return None;
         }

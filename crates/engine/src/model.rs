@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use sconce_repository::{Digest, ModelConfig, Version};
 
 use crate::{
@@ -58,6 +59,9 @@ pub struct Request {
     pub told: bool,
     /// Its place in a trace, if it is traced.
     pub trace: Option<Box<TraceContext>>,
+    /// What is kept until the first run for it is over, of a request with many answers: its own bytes are copied, and
+    /// hold a place in memory.
+    pub held: Option<Box<Bytes>>,
 }
 
 /// A version that serves. The last handle on its weights sends them to the reaper.

@@ -24,7 +24,7 @@ mod reason;
 mod version;
 
 pub use histogram::{Buckets, Histogram, HistogramCounts};
-pub use reason::Reason;
+pub use reason::{Reason, UNLOADED};
 pub use version::{BatchCounts, Cause, ResponseCounts, Stage, VersionStats};
 
 /// A number that only grows.
@@ -92,14 +92,23 @@ impl LoadOutcome {
     }
 }
 
+/// Requests for which no version served, by what their callers were told.
+#[derive(Debug, Default)]
+pub struct Unserved {
+    /// That there is none ([`Error::NoVersion`]).
+    pub no_version: Counter,
+    /// That the one that was asked for does not serve ([`Error::NotReady`]).
+    pub not_ready: Counter,
+}
+
 /// What is counted of the loads of a model.
 #[derive(Debug)]
 pub struct LoadStats {
     outcomes: Mutex<BTreeMap<LoadOutcome, u64>>,
-    /// Requests for which no version served, and none is expected to ([`Error::NoVersion`]).
-    pub no_version: Counter,
-    /// Requests for which no version served, and one is on its way ([`Error::NotReady`]).
-    pub not_ready: Counter,
+    /// Requests for which no version served.
+    pub unserved: Unserved,
+    /// The same, where the model is not to be served: it has been unloaded on purpose, or never loaded.
+    pub unloaded: Unserved,
     /// How long those took that passed, from the first byte read to the last run before it served.
     pub duration: Histogram,
 }
@@ -161,8 +170,8 @@ impl Stats {
         let new = || {
             Arc::new(LoadStats {
                 outcomes: Mutex::default(),
-                no_version: Counter::default(),
-                not_ready: Counter::default(),
+                unserved: Unserved::default(),
+                unloaded: Unserved::default(),
                 duration: self.loads_take.histogram(),
             })
         };
@@ -170,13 +179,17 @@ impl Stats {
     }
 
     /// Counts a request for a model that is there and has no version that serves it, for this reason. A version that
-    /// is not there is not told apart: callers could name any.
-    pub fn unserved(&self, model: &Arc<str>, error: &Error) {
-        if matches!(error, Error::NoVersion { .. }) {
-            self.of_model(model).no_version.add(1);
-        } else if matches!(error, Error::NotReady { .. }) {
-            self.of_model(model).not_ready.add(1);
+    /// is not there is not told apart: callers could name any. Returns the reason in a word, where it was counted.
+    pub fn unserved(&self, model: &Arc<str>, unloaded: bool, error: &Error) -> Option<&'static str> {
+        let stats = self.of_model(model);
+        let (of, word) =
+            if unloaded { (&stats.unloaded, UNLOADED) } else { (&stats.unserved, Reason::NotReady.name()) };
+        match error {
+            Error::NoVersion { .. } => of.no_version.add(1),
+            Error::NotReady { .. } => of.not_ready.add(1),
+            _ => return None,
         }
+        Some(word)
     }
 
     /// Counts an attempt to load a version of the model, and how long it took if it passed.

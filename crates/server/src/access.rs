@@ -129,7 +129,7 @@ fn texts(line: &mut Line, record: &Record) {
 /// Why it failed, in a word; of what the engine has not seen, as far as the code says.
 fn reason(record: &Record) -> Option<&'static str> {
     match (record.reason, record.code) {
-        (Some(reason), _) => Some(reason.name()),
+        (Some(reason), _) => Some(reason),
         (None, Code::InvalidArgument) => Some("invalid_input"),
         (None, Code::DeadlineExceeded) => Some("deadline"),
         (None, Code::Cancelled) => Some("cancelled"),

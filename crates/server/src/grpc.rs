@@ -1,23 +1,23 @@
-//! The RPCs of `inference.GRPCInferenceService`, one short method each.
+//! The RPCs of `inference.GRPCInferenceService`, one short method each; the one of streams in `streams`.
+
+mod streams;
 
 use std::{
     future::Future,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use http::Response;
 use hyper::body::Incoming;
 use prost::Message;
 use sconce_engine::{
     Error,
-    generate::{self, Answers},
     model::{LiveVersion, NamedOutput, Request},
     observe::Run,
     pool::Pool,
+    stats::Reason,
     table::{State, Table},
     text::quote,
 };
@@ -34,10 +34,9 @@ use tonic::Status;
 
 use crate::{
     control::Control,
-    conversation::{Conversation, Said, closing},
     from_proto,
     logging::Logs,
-    observe::{MessageEnding, OfModel, Watch},
+    observe::{OfModel, Watch},
     status::Codes,
     to_proto,
     trace::Tracer,
@@ -63,12 +62,19 @@ const EXTENSIONS: [&str; 10] = [
 
 type Answer<T> = Result<T, Box<Status>>;
 
-/// The header by which clients of Triton ask for real statuses on a stream.
-const REAL_ERRORS: &str = "triton_grpc_error";
-
 /// Who wants to know of the call.
 fn watch_of(request: &http::Request<Incoming>) -> Option<Arc<Watch>> {
     request.extensions().get().cloned()
+}
+
+/// The bytes of a request, to be kept until it is answered; one with many answers keeps them itself until its first
+/// run is over. Typed contents are copied out of them, and they hold their place in the budget.
+fn keep(live: &LiveVersion, request: &mut Request, held: Bytes) -> Option<Bytes> {
+    if !live.generates() {
+        return Some(held);
+    }
+    request.held = Some(Box::new(held));
+    None
 }
 
 /// Answers with a status, and notes it.
@@ -77,14 +83,6 @@ fn refuse(watch: Option<&Arc<Watch>>, status: &Status) -> Response<Body> {
         watch.note(|record| status.message().clone_into(&mut record.message));
     }
     wire::status(status)
-}
-
-/// How the messages of a stream are answered.
-struct Streaming {
-    deadline: Option<Instant>,
-    encoding: Option<Encoding>,
-    real_errors: bool,
-    ending: MessageEnding,
 }
 
 /// The service. Shared by all connections.
@@ -196,78 +194,6 @@ impl Service {
         }
     }
 
-    /// Answers requests as they come, each like one of ModelInfer, in their order.
-    fn stream(self: &Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
-        let watch = watch_of(&request);
-        let (head, body) = request.into_parts();
-        let begin = || Answer::Ok((Encoding::of_request(&head.headers)?, wire::deadline(&head.headers)?));
-        let (packed, deadline) = match begin() {
-            Ok(begun) => begun,
-            Err(status) => return refuse(watch.as_ref(), &status),
-        };
-        let encoding = Encoding::of_response(self.compression, packed, &head.headers);
-        let real_errors = head.headers.get(REAL_ERRORS).is_some_and(|value| value == "true");
-        let messages = futures_util::stream::unfold(
-            Messages::new(body, packed, &self.limits),
-            |mut messages| async move { messages.next().await.transpose().map(|message| (message, messages)) },
-        );
-        let this = Arc::clone(self);
-        let answer = move |data: Bytes| {
-            let watch = watch.as_ref().map(|watch| watch.message(data.len()));
-            let streaming =
-                Streaming { deadline, encoding, real_errors, ending: MessageEnding(watch, deadline) };
-            Arc::clone(&this).answer_streamed(data, streaming)
-        };
-        wire::stream(
-            Conversation::new(messages, answer, deadline, closing(self.stop.clone(), self.max_stream_age)),
-            encoding,
-        )
-    }
-
-    /// One message of a stream. An error ends the stream; what is wrong with a request alone is an answer,
-    /// unless the caller wants the stream to end with it.
-    async fn answer_streamed(self: Arc<Self>, data: Bytes, streaming: Streaming) -> Answer<Said> {
-        let Streaming { deadline, encoding, real_errors, mut ending } = streaming;
-        // Its place in the budget is held until it is answered, although typed contents are copied out of it.
-        let _held = data.clone();
-        let request = wire::check_infer_request(&data).and_then(|()| wire::decode::<ModelInferRequest>(data));
-        let mut request = request.inspect_err(|status| ending.end(Some(status)))?;
-        let id = std::mem::take(&mut request.id);
-        let answer = async {
-            let watch = ending.0.as_deref();
-            let (live, request) = self.find(request, &id, deadline, watch)?;
-            if live.generates() {
-                let answers = live.generate(request).map_err(|error| self.refusal(&error, watch))?;
-                return Ok(Err((live, answers)));
-            }
-            let mut run = None;
-            let outcome = live.infer_seen(request, &mut run).await;
-            let outputs = self.told(outcome, run, watch)?;
-            let response = to_proto::infer_response(&live.model, live.version, id.clone(), outputs);
-            let response = to_proto::stream_response(response, true);
-            Answer::Ok(Ok(wire::encode(&response, encoding, &self.limits.answers)?))
-        };
-        match answer.await {
-            Ok(Err((live, answers))) => {
-                let streaming = Streaming { deadline, encoding, real_errors, ending };
-                Ok(Said::Many(self.generated(&live, id, answers, streaming)))
-            }
-            Ok(Ok(answer)) => {
-                ending.answered(answer.len());
-                ending.end(None);
-                Ok(Said::One(answer))
-            }
-            Err(status) => {
-                ending.end(Some(&status));
-                if real_errors {
-                    return Err(status);
-                }
-                let response = to_proto::stream_error(id, &status);
-                Ok(Said::One(wire::encode(&response, encoding, &self.limits.answers)?))
-            }
-        }
-    }
-
     /// What a version with one answer has made of a request, noted with the run that it was.
     fn told(
         &self,
@@ -284,51 +210,9 @@ impl Service {
     /// The status of an error of the engine, which is noted.
     fn refusal(&self, error: &Error, watch: Option<&Watch>) -> Box<Status> {
         if let Some(watch) = watch {
-            // What nobody has is not counted by reasons, and not told by one.
-            let is_known = !matches!(error, Error::ModelNotFound { .. } | Error::VersionNotFound { .. });
-            watch.note(|record| record.reason = is_known.then(|| error.into()));
+            watch.note(|record| record.reason = Some(Reason::from(error).name()));
         }
         self.codes.of_error(error)
-    }
-
-    /// The answers to one message, as they are made.
-    fn generated(
-        self: &Arc<Self>,
-        live: &LiveVersion,
-        id: String,
-        answers: Answers,
-        streaming: Streaming,
-    ) -> Pin<Box<dyn Stream<Item = Answer<Bytes>> + Send>> {
-        // Not the version itself: who does not read would hold its weights.
-        let (this, model, version) = (Arc::clone(self), Arc::clone(&live.model), live.version);
-        let Streaming { encoding, real_errors, mut ending, .. } = streaming;
-        let encode = move |(answer, last): generate::Answer| {
-            let response = match answer {
-                Ok(outputs) => {
-                    let response = to_proto::infer_response(&model, version, id.clone(), outputs);
-                    to_proto::stream_response(response, last)
-                }
-                Err(error) => {
-                    let status = this.refusal(&error, ending.0.as_deref());
-                    ending.end(Some(&status));
-                    if real_errors {
-                        return Err(status);
-                    }
-                    to_proto::stream_error(id.clone(), &status)
-                }
-            };
-            let answer = wire::encode(&response, encoding, &this.limits.answers);
-            let answer = answer.inspect_err(|status| ending.end(Some(status)))?;
-            ending.answered(answer.len());
-            if last {
-                ending.end(None);
-            }
-            Ok(answer)
-        };
-        let answers = futures_util::stream::unfold(answers, |mut answers| async move {
-            answers.next().await.map(|answer| (answer, answers))
-        });
-        Box::pin(answers.map(encode))
     }
 
     /// The version that a request is for, and the request in the engine's words.
@@ -356,10 +240,14 @@ impl Service {
             Some(at) => self.table.snapshot().find_in_sequence(&request.model_name, version, at),
         };
         let live = live.map_err(|error| {
-            if let Some((name, _)) = self.table.snapshot().routes.get_key_value(&*request.model_name) {
-                self.pool.stats().unserved(name, &error);
+            let snapshot = self.table.snapshot();
+            let known = snapshot.routes.get_key_value(&*request.model_name);
+            let counted =
+                known.and_then(|(name, route)| self.pool.stats().unserved(name, route.unloaded, &error));
+            if let Some(watch) = watch {
+                watch.note(|record| record.reason = counted);
             }
-            self.refusal(&error, watch)
+            self.codes.of_error(&error)
         })?;
         if let Some(watch) = watch {
             watch.note(|record| record.version = Some(live.version));
@@ -387,16 +275,18 @@ impl Service {
         &self,
         mut request: ModelInferRequest,
         deadline: Option<Instant>,
-        _held: Bytes, // until it is answered
+        held: Bytes,
         watch: Option<&Watch>,
     ) -> Answer<ModelInferResponse> {
         let id = std::mem::take(&mut request.id);
-        let (live, request) = self.find(request, &id, deadline, watch)?;
+        let (live, mut request) = self.find(request, &id, deadline, watch)?;
         if live.generates() && !live.config.generate.as_ref().is_some_and(|generate| generate.collect) {
             return Err(Box::new(Status::unimplemented(
                 "ModelInfer RPC doesn't support models with decoupled transaction policy; use ModelStreamInfer",
             )));
         }
+        // Its place is held until it has run.
+        let _held = keep(&live, &mut request, held);
         let mut run = None;
         let outcome = live.infer_seen(request, &mut run).await;
         let outputs = self.told(outcome, run, watch)?;

@@ -14,7 +14,6 @@ use http::{HeaderMap, HeaderValue};
 use sconce_engine::{
     Version,
     observe::{Run, TraceContext},
-    stats::Reason,
 };
 use tonic::{Code, Status};
 
@@ -44,7 +43,7 @@ pub(crate) struct Record {
     /// Why, where it failed.
     pub(crate) message: String,
     /// The same in a word, where the engine has said so.
-    pub(crate) reason: Option<Reason>,
+    pub(crate) reason: Option<&'static str>,
     /// The run that answered it.
     pub(crate) run: Option<Run>,
     /// Bytes of the request.

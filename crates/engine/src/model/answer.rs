@@ -235,6 +235,7 @@ impl LiveVersion {
             collected,
             id: request.id,
             trace: request.trace,
+            held: request.held,
             came,
         };
         let answers = generator.begin(checked.call, beginning)?;

@@ -3,6 +3,9 @@
 use super::Cause;
 use crate::Error;
 
+/// The word for a request whose model is not to be served: no version can end one so.
+pub const UNLOADED: &str = "unloaded";
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {

@@ -9,7 +9,7 @@ use sconce_engine::{
     Version,
     model::LiveVersion,
     pool::ModelLoad,
-    stats::{Counter, Histogram, LoadOutcome, LoadStats, Reason, VersionStats},
+    stats::{Counter, Histogram, LoadOutcome, LoadStats, Reason, UNLOADED, Unserved, VersionStats},
     table::State,
 };
 
@@ -219,13 +219,16 @@ fn known_models(sources: &Sources) -> BTreeMap<Arc<str>, Option<Arc<LoadStats>>>
 
 /// Requests for models no version of which served: they have no version.
 fn unserved(text: &mut Text, sources: &Sources, name: &str) {
-    let reason = ("reason", Reason::NotReady.name());
+    let codes = [sources.codes.of_no_version(), sources.codes.of_reason(Reason::NotReady)].map(code_name);
+    let counts = |of: &Unserved| [of.no_version.get(), of.not_ready.get()];
     for (model, stats) in known_models(sources) {
-        let (none, soon) = stats.map_or((0, 0), |stats| (stats.no_version.get(), stats.not_ready.get()));
-        let codes = [sources.codes.of_no_version(), sources.codes.of_reason(Reason::NotReady)];
-        for (code, count) in codes.into_iter().zip([none, soon]) {
-            let labels = [("model", &*model), ("version", ""), ("code", code_name(code)), reason];
-            text.sample(name, &labels, count);
+        let (unserved, unloaded) =
+            stats.map_or_else(Default::default, |stats| (counts(&stats.unserved), counts(&stats.unloaded)));
+        for (reason, counts) in [(Reason::NotReady.name(), unserved), (UNLOADED, unloaded)] {
+            for (code, count) in codes.into_iter().zip(counts) {
+                let labels = [("model", &*model), ("version", ""), ("code", code), ("reason", reason)];
+                text.sample(name, &labels, count);
+            }
         }
     }
 }
