@@ -3,6 +3,7 @@
 mod places;
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use hyper_util::{
     server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
-use places::{MOST, Place, Places};
+use places::{Answer, MOST, Place, Places};
 use sconce_engine::{
     pool::Pool,
     table::{Snapshot, Table},
@@ -80,7 +81,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
         })
         .with_state(admin.clone());
     let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
-    let places = Arc::new(Places::default());
+    let places = Places::default();
     let ending = GracefulShutdown::new();
     let mut said = None;
     loop {
@@ -108,14 +109,14 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
             continue;
         };
         let connection = ending.watch(connection(stream, &router, &place));
-        let places = Arc::clone(&places);
         tokio::spawn(async move {
             tokio::select! {
+                // What has come is answered first.
+                biased;
                 // Whoever does not read is no reason to keep the place for ever.
                 _ = tokio::time::timeout(LONGEST, connection) => {}
                 () = place.is_taken() => {}
             }
-            places.exit(&place);
         });
     }
     ending.shutdown().await;
@@ -125,16 +126,14 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
 fn connection(
     stream: TcpStream,
     router: &Router,
-    place: &Arc<Place>,
+    place: &Place,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
-    let (router, place) = (TowerToHyperService::new(router.clone()), Arc::clone(place));
+    let (router, asks) = (TowerToHyperService::new(router.clone()), place.asks());
     let service = service_fn(move |request: Request<Incoming>| {
-        place.begin();
-        let (answer, place) = (router.call(request), Arc::clone(&place));
+        let (asking, answer) = (asks(), router.call(request));
         async move {
-            let answer = answer.await;
-            place.end();
-            answer
+            let answer = answer.await?;
+            Ok::<_, Infallible>(answer.map(|body| Answer { body, _asking: asking }))
         }
     });
     http1::Builder::new()

@@ -165,11 +165,9 @@ impl Writer {
     }
 
     /// Writes a line whatever the levels are, and waits until it is out: there may be nothing after it.
-    fn last_words(&self, put: impl FnOnce(&mut Line)) {
+    fn last_words(&self, patience: Duration, put: impl FnOnce(&mut Line)) {
         self.write(Kind::Event, Level::ERROR, module_path!(), put);
-        // With the main thread the process goes; others have somebody else's answers to give.
-        let is_main = std::thread::current().name() == Some("main");
-        self.sink.flush(if is_main { LAST_LINES } else { LAST_LINES / 10 });
+        self.sink.flush(patience);
     }
 }
 
@@ -240,7 +238,9 @@ fn panicked(writer: &Writer, panic: &PanicHookInfo<'_>) {
     let text = text.unwrap_or("without a message");
     let backtrace = std::backtrace::Backtrace::capture();
     let has_backtrace = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
-    writer.last_words(|line| {
+    // With the main thread the process goes; others have somebody else's answers to give.
+    let is_main = std::thread::current().name() == Some("main");
+    writer.last_words(if is_main { LAST_LINES } else { LAST_LINES / 10 }, |line| {
         line.message(format_args!("a thread panicked: {text}"));
         if let Some(place) = panic.location() {
             line.field("place", Value::Shown(format_args!("{place}")));
@@ -281,7 +281,7 @@ mod tests {
         let sink =
             Sink::start(Slow(Arc::clone(&written)), Box::new(|lost| format!("{lost} lost\n"))).unwrap();
         let writer = Writer { sink, json: Arc::default(), colours: false };
-        writer.last_words(|line| line.message(format_args!("the end")));
+        writer.last_words(Duration::from_secs(60), |line| line.message(format_args!("the end")));
         assert!(written.lock().unwrap().ends_with(" ERROR the end\n"));
     }
 }

@@ -272,6 +272,7 @@ mod tests {
         let line = "x".repeat(1023) + "\n";
         let start = Instant::now();
         open.send(Ok(usize::MAX)).unwrap();
+        open.send(Ok(usize::MAX)).unwrap();
         sink.push(Kind::Access, &line);
         // That one has been taken; from now on the thread gathers.
         assert_eq!(written.recv().unwrap(), line);

@@ -83,7 +83,7 @@ impl Endpoint {
         };
         let url = checked(source, &address, protocol)?;
         let mut in_vain = environment.in_vain();
-        if url.contains('@') {
+        if authority(&url).contains('@') {
             in_vain.push(format!(
                 "the user in {source} has no effect here: say who you are in OTEL_EXPORTER_OTLP_HEADERS"
             ));
@@ -106,10 +106,19 @@ impl Endpoint {
 
     /// Its host and port, for logs: nothing of the rest has to be seen there.
     pub(crate) fn authority(&self) -> &str {
-        let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        authority.rsplit('@').next().unwrap_or(authority)
+        authority(&self.url).rsplit('@').next().unwrap_or_default()
     }
+}
+
+/// What stands between a URL's scheme and its path.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or(rest)
+}
+
+/// What the environment says of exporters that are not here, where that is why nothing is traced.
+pub(super) fn off_in_vain(environment: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    Environment(environment).other_exporters().into_iter().collect()
 }
 
 /// A URL without the secrets that may stand in front of its host or behind it.

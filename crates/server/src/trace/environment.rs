@@ -2,24 +2,32 @@
 //! when the server starts, as a flag is that means nothing.
 
 use anyhow::{bail, ensure};
-use http::{
-    HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
-};
+use http::{HeaderName, HeaderValue};
 
 /// Variables of OpenTelemetry that others obey, what they may say because it is so, and what is so instead.
-const WITHOUT_EFFECT: [(&str, &str, &str); 7] = [
+const WITHOUT_EFFECT: [(&str, &str, &str); 9] = [
     ("OTEL_TRACES_SAMPLER", "parentbased_always_on", "callers and --trace-ratio decide what is traced"),
     ("OTEL_TRACES_SAMPLER_ARG", "", "--trace-ratio says how many are traced"),
-    ("OTEL_PROPAGATORS", "tracecontext,baggage", "traces are joined by W3C's traceparent alone"),
+    ("OTEL_PROPAGATORS", "tracecontext", "traces are joined by W3C's traceparent alone"),
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", "", "spans are not sent over TLS"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "", "spans are not sent over TLS"),
     ("OTEL_EXPORTER_OTLP_INSECURE", "true", "spans are not sent over TLS"),
+    ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true", "spans are not sent over TLS"),
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512", "512 spans are sent at once"),
     ("OTEL_BSP_EXPORT_TIMEOUT", "", "OTEL_EXPORTER_OTLP_TIMEOUT says how long the collector may take"),
 ];
 /// Headers that a call has of its own.
-const TAKEN: [HeaderName; 7] =
-    [CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE];
+const TAKEN: [&str; 9] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 
@@ -84,7 +92,8 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
             for (index, entry) in entries(&said).enumerate() {
                 let is_header = pair(entry).is_some_and(|(name, value)| {
                     let value = decoded(value).unwrap_or_else(|| value.to_owned());
-                    let is_free = HeaderName::try_from(name).is_ok_and(|name| !TAKEN.contains(&name));
+                    let is_free =
+                        HeaderName::try_from(name).is_ok_and(|name| !TAKEN.contains(&name.as_str()));
                     is_free && HeaderValue::try_from(&value).is_ok() && !value.is_empty()
                 });
                 ensure!(
@@ -109,7 +118,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     pub(super) fn in_vain(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, so, instead) in WITHOUT_EFFECT {
-            if self.get(name).is_some_and(|(_, said)| said != so) {
+            if self.get(name).is_some_and(|(_, said)| !said.eq_ignore_ascii_case(so)) {
                 lines.push(format!("{name} has no effect here: {instead}"));
             }
         }
@@ -118,12 +127,16 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         {
             lines.push(format!("{DISABLED} is {said:?} and taken for false: true or false is expected"));
         }
+        lines.extend(self.other_exporters());
+        lines
+    }
+
+    /// A line on the exporters that are asked for and not here.
+    pub(super) fn other_exporters(&self) -> Option<String> {
         let others = self.exporters().unwrap_or_default().into_iter();
         let others: Vec<String> = others.filter(|name| !matches!(&**name, "otlp" | "none")).collect();
-        if !others.is_empty() {
-            lines.push(format!("{EXPORTER}: there is no {:?} here, only otlp and none", others.join(", ")));
-        }
-        lines
+        let said = || format!("{EXPORTER}: there is no {:?} here, only otlp and none", others.join(", "));
+        (!others.is_empty()).then(said)
     }
 }
 

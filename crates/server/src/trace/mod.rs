@@ -73,6 +73,9 @@ impl Tracer {
         let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let url = options.trace_endpoint.as_deref();
         let Some(endpoint) = Endpoint::chosen(url, options.trace_protocol, environment)? else {
+            if url.is_none() {
+                endpoint::off_in_vain(environment).iter().for_each(|line| warn!("{line}"));
+            }
             return Ok(Self::default());
         };
         info!("traces to {}", endpoint.authority());
