@@ -124,13 +124,9 @@ impl Costs {
 
     /// The run that gives the most rows per second, with what there is to run and to run it on.
     pub(super) fn best(&self, size: u8, room: &Room) -> Choice {
-        let mut counts: Vec<usize> = room.threads().collect();
-        let most = counts.last().copied().unwrap_or(1);
+        let most = room.threads().last().unwrap_or(1);
         let unknown = Choice { rows: room.least, threads: most, takes: None, rate: 0.0 };
         let Some(grid) = self.grid(size) else { return unknown };
-        if room.shared {
-            counts.reverse();
-        }
         // Where a run cannot have more of the device than one worker, others wait for whole batches.
         let close_rows = if room.shared && most == 1 { CLOSE_BESIDE_OTHERS } else { CLOSE };
         let close_threads = if room.shared { CLOSE_BESIDE_OTHERS } else { CLOSE };
@@ -139,7 +135,13 @@ impl Costs {
             let choices = sizes.filter_map(move |rows| grid.choice(rows, threads, room));
             really_best(choices, close_rows)
         };
-        really_best(counts.into_iter().filter_map(of), close_threads).unwrap_or(unknown)
+        let best = if room.shared {
+            let counts: Vec<usize> = room.threads().collect();
+            really_best(counts.into_iter().rev().filter_map(of), close_threads)
+        } else {
+            really_best(room.threads().filter_map(of), close_threads)
+        };
+        best.unwrap_or(unknown)
     }
 
     /// As [`Costs::best`], but now and then something that is not known to be worse by much.

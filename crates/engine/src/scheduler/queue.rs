@@ -204,7 +204,8 @@ impl<W: Work> Queue<W> {
 
     /// The first of all.
     pub(super) fn front(&self) -> Option<&W> {
-        self.waiting().next().map(|waiting| &waiting.work)
+        let of_lines = || self.lines.iter().find_map(|line| line.queue.front().or(line.delayed.front()));
+        self.again.front().or_else(of_lines).map(|waiting| &waiting.work)
     }
 
     /// The one that came last of those of the lowest priority.
@@ -214,14 +215,13 @@ impl<W: Work> Queue<W> {
 
     /// What could be run next, of at most `limit` rows; `None` when nothing waits.
     pub(super) fn head(&self, limit: usize) -> Option<Head> {
-        let mut all = self.waiting().map(|waiting| &waiting.work);
-        let first = all.next()?;
+        let first = self.front()?;
         let least = first.rows();
         let (mut rows, mut size, mut due) = (least, first.size(), first.deadline());
-        if first.joins() {
+        if first.joins() && self.len > 1 {
             let mut company = Company::default();
             first.joins_company(&mut company);
-            for work in all.take(LOOK) {
+            for work in self.waiting().skip(1).take(LOOK).map(|waiting| &waiting.work) {
                 if rows >= limit {
                     break;
                 }
@@ -233,8 +233,18 @@ impl<W: Work> Queue<W> {
             }
         }
         // The oldest of each priority is its first.
-        let queues = self.lines.iter().flat_map(|line| [&line.queue, &line.delayed]).chain([&self.again]);
-        let since = queues.filter_map(|queue| queue.front()).map(|waiting| waiting.since).min()?;
+        let mut since: Option<Instant> = None;
+        let mut look = |queue: &VecDeque<Waiting<W>>| {
+            if let Some(waiting) = queue.front() {
+                since = Some(since.map_or(waiting.since, |since| since.min(waiting.since)));
+            }
+        };
+        look(&self.again);
+        for line in &self.lines {
+            look(&line.queue);
+            look(&line.delayed);
+        }
+        let since = since?;
         Some(Head { rows, least, since, size, threads: first.threads(), due })
     }
 
