@@ -159,6 +159,20 @@ async fn a_model_whose_answers_cannot_be_taken_apart_is_run_one_by_one() {
 }
 
 #[tokio::test]
+async fn one_that_was_filled_up_and_cannot_be_cut_back_runs_again_as_it_came() {
+    let house = House::new(1, 0);
+    let config = ModelConfig {
+        outputs: Vec::new(),
+        batching: Some(Batching { allowed_sizes: vec![4, 8], ..Batching::default() }),
+        ..batched()
+    };
+    let model = house.model("value 5", config, &[(0, 1)]);
+    assert_eq!(values(model.infer(rows(&[1.0])).await), [5.0]);
+    assert_eq!(house.fake.rows(), [4, 1]);
+    assert_eq!(counted(&model), ([(1, 1), (4, 1)].into(), 1));
+}
+
+#[tokio::test]
 async fn a_batch_is_filled_up_to_a_size_that_is_allowed() {
     let house = House::new(1, 0);
     let config = ModelConfig {

@@ -170,19 +170,25 @@ impl Done {
                     // Before anybody knows, who might come again at once.
                     self.pool.fail_device(self.device, message);
                 }
-                self.fail(jobs, &error, ran);
+                // The guilty one is found by running each by itself.
+                let is_lost = matches!(error, RunError::Device(_));
+                if !is_lost && jobs.len() > 1 && can_repeat(&jobs) {
+                    self.again(jobs, ran);
+                } else {
+                    self.fail(jobs, &error, ran);
+                }
             }
         }
     }
 
-    /// Tells all requests of the batch why the run failed, or has each run by itself: so the guilty one is found.
+    /// Has each request of the batch run by itself.
+    fn again(&self, jobs: Vec<Job>, ran: Instant) {
+        self.ended(&jobs, (ran, ran), End::Again);
+        self.pool.again(self.model, jobs);
+    }
+
+    /// Tells all requests of the batch why the run failed.
     fn fail(&self, jobs: Vec<Job>, error: &RunError, ran: Instant) {
-        let is_lost = matches!(error, RunError::Device(_));
-        if !is_lost && jobs.len() > 1 && !jobs[0].executable.keeps_state {
-            self.ended(&jobs, (ran, ran), End::Again);
-            self.pool.again(self.model, jobs);
-            return;
-        }
         let run = self.ended(&jobs, (ran, ran), End::Failed);
         for job in jobs {
             let (answer, run) = (Err(of_model(&job, error)), job.told(&run));
@@ -258,10 +264,20 @@ impl Done {
                 }
                 self.failed.store(true, Ordering::Relaxed);
                 self.pool.never_join(self.model);
-                self.fail(jobs, &RunError::Output(what), ran);
+                // Also one request alone, which had been filled up.
+                if can_repeat(&jobs) {
+                    self.again(jobs, ran);
+                } else {
+                    self.fail(jobs, &RunError::Output(what), ran);
+                }
             }
         }
     }
+}
+
+/// Whether the requests of a batch may run once more: not where a run changes the state of the instance.
+fn can_repeat(jobs: &[Job]) -> bool {
+    jobs.iter().all(|job| !job.executable.keeps_state)
 }
 
 /// Answers the requests of one batch.
@@ -282,9 +298,8 @@ impl Drop for Done {
         }
         self.failed.store(true, Ordering::Relaxed);
         let ran = Instant::now();
-        if jobs.len() > 1 && !jobs[0].executable.keeps_state {
-            self.ended(&jobs, (ran, ran), End::Again);
-            self.pool.again(self.model, jobs);
+        if jobs.len() > 1 && can_repeat(&jobs) {
+            self.again(jobs, ran);
         } else {
             self.ended(&jobs, (ran, ran), End::Failed);
         }

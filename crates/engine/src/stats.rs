@@ -181,14 +181,15 @@ impl Stats {
     /// Counts a request for a model that is there and has no version that serves it, for this reason. A version that
     /// is not there is not told apart: callers could name any. Returns the reason in a word, where it was counted.
     pub fn unserved(&self, model: &Arc<str>, unloaded: bool, error: &Error) -> Option<&'static str> {
+        let counter = match error {
+            Error::NoVersion { .. } => |of: &Unserved| of.no_version.add(1),
+            Error::NotReady { .. } => |of: &Unserved| of.not_ready.add(1),
+            _ => return None,
+        };
         let stats = self.of_model(model);
         let (of, word) =
             if unloaded { (&stats.unloaded, UNLOADED) } else { (&stats.unserved, Reason::NotReady.name()) };
-        match error {
-            Error::NoVersion { .. } => of.no_version.add(1),
-            Error::NotReady { .. } => of.not_ready.add(1),
-            _ => return None,
-        }
+        counter(of);
         Some(word)
     }
 

@@ -130,9 +130,8 @@ impl Registration {
         let hung = shared.slots.iter().filter_map(|slot| {
             slot.unanswered(|run| run.hung && run.model == self.key).map(|jobs| jobs.take())
         });
-        let hung: Vec<Job> = hung.flatten().collect();
         left.into_iter().for_each(|job| job.refuse(Stage::Queued));
-        hung.into_iter().for_each(|job| job.refuse(Stage::Running));
+        hung.flatten().for_each(|job| job.refuse(Stage::Running));
     }
 
     /// The same, unless a version that has not been retired answers through it.
