@@ -37,6 +37,13 @@ fn adding(sequences: Sequences) -> ModelConfig {
     ModelConfig { sequences: Some(sequences), ..config(8, vec![tensor("x")], vec![tensor("OUTPUT__0")]) }
 }
 
+/// The same, where the module keeps state by row, of so many rows.
+fn by_row(rows: u32) -> ModelConfig {
+    let strategy = SequenceStrategy::Direct { max_delay: Duration::ZERO };
+    let sequences = Sequences { strategy, ..sequences() };
+    ModelConfig { stateful: true, batching: None, max_batch_size: rows, ..adding(sequences) }
+}
+
 fn sent(id: u64, value: f32, start: bool, end: bool) -> Request {
     Request {
         inputs: vec![input("x", floats(&[1, 1], &[value]))],
@@ -235,11 +242,8 @@ async fn where_the_model_keeps_state_by_row_each_sequence_has_a_row_of_its_own()
 
 #[tokio::test]
 async fn rows_that_have_requests_run_together() {
-    let direct = SequenceStrategy::Direct { max_delay: Duration::ZERO };
     let house = House::new(1, 0);
-    let sequences = Sequences { strategy: direct, ..sequences() };
-    let config = ModelConfig { stateful: true, batching: None, max_batch_size: 4, ..adding(sequences) };
-    let model = house.model(&format!("{SCRIPT}\ngate\npoison 13"), config, &[(0, 1)]);
+    let model = house.model(&format!("{SCRIPT}\ngate\npoison 13"), by_row(4), &[(0, 1)]);
     let mut calls = Vec::new();
     for (id, values) in [(1, [1.0, 2.0]), (2, [10.0, 20.0]), (3, [100.0, 13.0])] {
         for (index, value) in values.into_iter().enumerate() {
@@ -259,11 +263,8 @@ async fn rows_that_have_requests_run_together() {
 
 #[tokio::test]
 async fn each_row_that_has_a_request_is_told_and_counted_by_itself() {
-    let direct = SequenceStrategy::Direct { max_delay: Duration::ZERO };
     let house = House::new(1, 0);
-    let sequences = Sequences { strategy: direct, ..sequences() };
-    let config = ModelConfig { stateful: true, batching: None, max_batch_size: 4, ..adding(sequences) };
-    let model = house.model(&format!("{SCRIPT}\ngate"), config, &[(0, 1)]);
+    let model = house.model(&format!("{SCRIPT}\ngate"), by_row(4), &[(0, 1)]);
     let first = waiting(&model, sent(1, 1.0, true, false)).await;
     house.fake.wait_started(1);
     // What comes while it runs is one batch, of which one loses its caller.

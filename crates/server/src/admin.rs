@@ -2,11 +2,7 @@
 
 mod places;
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -38,7 +34,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{debug, metrics::Metrics, models};
+use crate::{debug, logging::Seldom, metrics::Metrics, models};
 
 /// How many names a refusal lists.
 const NAMED: usize = 20;
@@ -83,7 +79,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
     let router = if admin.debug { router.merge(debug::routes(admin.pool)) } else { router };
     let places = Places::default();
     let ending = GracefulShutdown::new();
-    let mut said = None;
+    let mut said = Seldom::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -100,11 +96,10 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, mut stop: watch::
         };
         let Some(place) = places.enter() else {
             // Closed at once: it would only take a file from those who want a model.
-            if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
+            if said.may_be_said(SAID_AGAIN) {
                 warn!(
                     "connections to the metrics address are closed, because {MOST} others are being answered"
                 );
-                said = Some(Instant::now());
             }
             continue;
         };

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 use crate::{
     grpc::{PREFIX, Service},
     handshake,
+    logging::Seldom,
     metrics::{Counting, Method, Rpcs},
     observe::{Watch, Watchers},
     wire::{self, Body},
@@ -92,12 +93,10 @@ impl Listener {
         let mut connections = JoinSet::new();
         let stopped = stop.clone();
         let most = most_connections();
-        let mut said = None;
-        // One line stands for as long as it lasts.
+        let mut said = Seldom::default();
         let mut say = |what: String| {
-            if said.is_none_or(|said: Instant| said.elapsed() >= SAID_AGAIN) {
+            if said.may_be_said(SAID_AGAIN) {
                 warn!("{what}");
-                said = Some(Instant::now());
             }
         };
         loop {

@@ -1,11 +1,12 @@
 //! Logs: text for people, JSON for machines, on standard error.
 //!
 //! In reading order: `line` (what a line looks like), `sink` (where it goes), `levels` (which are written),
-//! `settings` (what is changed while the server runs). Everything that is written passes `line`, so that no
-//! text of a client can end a line or begin another.
+//! `settings` (what is changed while the server runs), `seldom` (what goes on for long and is said once). Everything
+//! that is written passes `line`, so that no text of a client can end a line or begin another.
 
 mod levels;
 mod line;
+mod seldom;
 mod settings;
 mod sink;
 
@@ -39,6 +40,7 @@ use settings::{Format, Settings};
 use sink::Sink;
 
 pub(crate) use line::{Line, Value};
+pub(crate) use seldom::Seldom;
 pub(crate) use sink::Kind;
 
 /// At the end, how long what was written may take to be read.

@@ -83,7 +83,7 @@ impl Endpoint {
         };
         let url = checked(source, &address, protocol)?;
         let mut in_vain = environment.in_vain();
-        if authority(&url).contains('@') {
+        if parts(&url).1.contains('@') {
             in_vain.push(format!(
                 "the user in {source} has no effect here: say who you are in OTEL_EXPORTER_OTLP_HEADERS"
             ));
@@ -106,33 +106,28 @@ impl Endpoint {
 
     /// Its host and port, for logs: nothing of the rest has to be seen there.
     pub(crate) fn authority(&self) -> &str {
-        authority(&self.url).rsplit('@').next().unwrap_or_default()
+        let (_, authority, _) = parts(&self.url);
+        authority.rsplit('@').next().unwrap_or_default()
     }
 }
 
-/// What stands between a URL's scheme and its path.
-fn authority(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split(['/', '?', '#']).next().unwrap_or(rest)
-}
-
-/// What the environment says of exporters that are not here, where that is why nothing is traced.
-pub(super) fn off_in_vain(environment: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    Environment(environment).other_exporters().into_iter().collect()
+/// A URL's scheme with what ends it, what stands between that and its path, and all from there on.
+fn parts(url: &str) -> (&str, &str, &str) {
+    let (scheme, rest) = url.split_at(url.find("://").map_or(0, |end| end + "://".len()));
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    (scheme, authority, behind)
 }
 
 /// A URL without the secrets that may stand in front of its host or behind it.
 fn shown(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (scheme, authority, behind) = parts(url);
     if behind.contains('@') {
         // It may be a part of either.
         return "...".to_owned();
     }
-    let between = if scheme.is_empty() { "" } else { "://" };
     let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(_, host)| ("...@", host));
     let behind = if matches!(behind, "" | "/") { behind } else { "/..." };
-    format!("{scheme}{between}{user}{host}{behind}")
+    format!("{scheme}{user}{host}{behind}")
 }
 
 /// The URL that spans are sent to.

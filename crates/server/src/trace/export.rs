@@ -24,6 +24,7 @@ use super::{
     queue::Queue,
     spans::Writer,
 };
+use crate::logging::Seldom;
 
 /// Between two lines of the log about a collector that does not take spans.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
@@ -213,14 +214,14 @@ async fn expired(mut ending: watch::Receiver<Option<Instant>>) {
 /// over.
 #[derive(Debug, Default)]
 struct Complaints {
-    last: Option<Instant>,
+    said: Seldom,
     broken: bool,
     dropped: u64,
 }
 
 impl Complaints {
     fn failed(&mut self, name: &str, error: &str, dropped: u64) {
-        if self.may_be_said() {
+        if self.said.may_be_said(SAY_AGAIN) {
             self.broken = true;
             // The log escapes and cuts it, at a length at which its end, which says why, is still there.
             warn!("the collector on {name} takes no traces: {error}; {dropped} spans are lost so far");
@@ -232,21 +233,12 @@ impl Complaints {
         if self.broken {
             self.broken = false;
             info!("the collector on {name} takes traces again; {dropped} spans were lost");
-        } else if dropped > self.dropped && self.may_be_said() {
+        } else if dropped > self.dropped && self.said.may_be_said(SAY_AGAIN) {
             warn!(
                 "spans are made faster than the collector on {name} takes them: {dropped} are lost so far; \
                  trace fewer requests with --trace-ratio"
             );
         }
         self.dropped = dropped;
-    }
-
-    /// Whether a minute is over, which then begins.
-    fn may_be_said(&mut self) -> bool {
-        let may = self.last.is_none_or(|last| last.elapsed() >= SAY_AGAIN);
-        if may {
-            self.last = Some(Instant::now());
-        }
-        may
     }
 }

@@ -36,6 +36,7 @@ pub(crate) use self::endpoint::TraceProtocol;
 use self::{
     context::Caller,
     endpoint::Endpoint,
+    environment::Environment,
     export::Sender,
     notes::Item,
     queue::Queue,
@@ -73,8 +74,9 @@ impl Tracer {
         let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         let url = options.trace_endpoint.as_deref();
         let Some(endpoint) = Endpoint::chosen(url, options.trace_protocol, environment)? else {
-            if url.is_none() {
-                endpoint::off_in_vain(environment).iter().for_each(|line| warn!("{line}"));
+            // That may be why nothing is traced.
+            if let Some(line) = Environment(environment).other_exporters().filter(|_| url.is_none()) {
+                warn!("{line}");
             }
             return Ok(Self::default());
         };
